@@ -1,0 +1,1 @@
+//! The two doors: words in, words out; no decisions.

@@ -1,0 +1,1 @@
+//! Flags, environment and TOML become one checked configuration; the only reader of the environment.

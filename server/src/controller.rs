@@ -1,0 +1,1 @@
+//! The verbs: check, claim, allocate, commit, wait. The only writer of intent.

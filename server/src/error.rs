@@ -1,0 +1,1 @@
+//! The errors that a caller can branch on.

@@ -1,0 +1,1 @@
+//! The event log's followers: they are told only what was committed.

@@ -1,0 +1,1 @@
+//! Pure address management: which address comes next, or that there is none.

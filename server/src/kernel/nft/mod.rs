@@ -1,0 +1,1 @@
+//! nftables over netlink, without a C library or a child process.

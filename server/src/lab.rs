@@ -1,0 +1,1 @@
+//! The private host of `netloomd lab`.

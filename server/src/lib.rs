@@ -1,0 +1,17 @@
+//! The netloom daemon, room by room, in reading order. `ARCHITECTURE.md` is the map.
+
+pub mod api;
+pub mod config;
+pub mod controller;
+pub mod error;
+pub mod events;
+pub mod hostnet;
+pub mod ipam;
+pub mod kernel;
+pub mod lab;
+pub mod plan;
+pub mod reconcile;
+pub mod store;
+pub mod telemetry;
+pub mod want;
+pub mod world;

@@ -1,0 +1,1 @@
+//! Turns the host we have into the host we want, as ordered steps.

@@ -1,0 +1,1 @@
+//! The loop: wake, want, observe, plan, apply, status.

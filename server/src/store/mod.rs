@@ -1,0 +1,1 @@
+//! The only SQL: one writer task, group commit, rows and types.

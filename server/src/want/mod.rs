@@ -1,0 +1,1 @@
+//! Pure: what the World wants of the host, one file per noun.

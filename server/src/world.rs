@@ -1,0 +1,1 @@
+//! All objects in one immutable snapshot, with the indices that checks need.

@@ -1,1 +1,0 @@
-//! Flags, environment and TOML become one checked configuration; the only reader of the environment.

@@ -1,1 +1,62 @@
-//! The words of netloom's API.
+//! The words of netloom: the messages of the gRPC API, and the types that REST bodies and both doors share.
+//!
+//! A value of these types has a valid shape: a [`Name`] is a label, a [`Cidr`] has no host bits, a [`NetworkSpec`] has
+//! its gateways inside its subnets. Whether it makes sense beside other objects is the daemon's to say.
+//! Every conversion from and to the generated messages in [`pb`] names every field, so that a new field does not
+//! compile until both directions carry it.
+
+mod allocation;
+mod attachment;
+mod bulk;
+mod convert;
+mod envelope;
+mod event;
+mod ids;
+mod namespace;
+mod net;
+mod network;
+mod object;
+mod port_forward;
+mod problem;
+mod reservation;
+mod schema;
+mod state;
+mod text;
+mod time;
+
+pub use allocation::{Allocation, Holder};
+pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus};
+pub use bulk::{
+    Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Export, ExportObject, ListPage, Plan,
+    PlannedChange,
+};
+pub use convert::{FromPb, Path, ToPb};
+pub use event::{Event, EventPage, EventType};
+pub use ids::{Etag, RequestId, Uid};
+pub use namespace::{Namespace, NamespaceSpec, NamespaceStatus};
+pub use net::{Cidr, IfName, InterfaceAddress, Mac};
+pub use network::{
+    AddressRange, BridgeKind, Egress, Isolation, MTU_DEFAULT, Network, NetworkKind, NetworkSpec,
+    NetworkStatus, NoOptions, Subnet, SubnetStatus,
+};
+pub use object::{
+    Condition, ConditionReason, ConditionStatus, Draft, KIND_NAMES, Kind, Meta, Noun, OUTPUT_ONLY, Object,
+    Status,
+};
+pub use port_forward::{
+    Listen, MAX_RANGE_PORTS, PortForward, PortForwardSpec, PortForwardStatus, PortRange, Protocol, Target,
+};
+pub use problem::{ErrorReason, Problem, Violation, Violations};
+pub use reservation::{Reservation, ReservationSpec, ReservationStatus};
+pub use state::{InterfaceState, NamespaceState, NeighbourState, RouteState, Version};
+pub use text::{Annotations, Labels, Name, Note, Owner};
+pub use time::Timestamp;
+
+/// The generated messages, clients and servers of `netloom.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod pb {
+    tonic::include_proto!("netloom.v1");
+
+    /// The descriptors of all of `netloom.v1`, for gRPC reflection and golden checks.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netloom.bin"));
+}

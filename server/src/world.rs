@@ -1,1 +1,0 @@
-//! All objects in one immutable snapshot, with the indices that checks need.

@@ -1,0 +1,200 @@
+//! All objects in one immutable snapshot, with the indices that checks need.
+//!
+//! A `World` is a value: cloning it is cheap, changing a clone leaves the others as they were, and equal histories give
+//! equal Worlds. It holds intent and what was allocated for it, never what the kernel has. An object whose `delete_time`
+//! is set is still here, with all that it holds, until the kernel is rid of it.
+
+mod index;
+mod noun;
+
+use std::{net::IpAddr, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
+use netloom_api::{
+    Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Mac, Meta, Name, Namespace, Network,
+    PortForward, Reservation, Timestamp, Uid,
+};
+use serde::{Deserialize, Serialize};
+
+pub use index::Listen;
+pub use noun::{AnyStored, WorldNoun};
+
+/// An object's intent, and what was allocated for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<N: WorldNoun> {
+    /// The part that all nouns share.
+    pub meta: Meta,
+    /// What the caller wants, as it was sent.
+    pub spec: N::Spec,
+    /// What was chosen where the caller did not say, and what follows from it.
+    pub alloc: N::Alloc,
+}
+
+/// Nothing is allocated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nothing {}
+
+/// What a Network holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAlloc {
+    /// The bridge's device name.
+    pub device: IfName,
+    /// The bridge's MAC address.
+    pub mac: Mac,
+    /// The subnets in effect, in the order of the spec.
+    pub subnets: Vec<SubnetAlloc>,
+}
+
+/// One subnet in effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetAlloc {
+    /// The prefix.
+    pub cidr: Cidr,
+    /// The host's address in it.
+    pub gateway: IpAddr,
+}
+
+/// What an Attachment holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentAlloc {
+    /// One per subnet of its network, in their order.
+    pub addresses: Vec<InterfaceAddress>,
+    /// The MAC address inside.
+    pub mac: Mac,
+    /// The interface's name inside.
+    pub interface: IfName,
+    /// The host's end of the cable.
+    pub host_device: IfName,
+    /// Whether the default route goes through it.
+    pub default_route: bool,
+}
+
+/// What a Reservation holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationAlloc {
+    /// The address that is kept back.
+    pub address: IpAddr,
+}
+
+/// All objects.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// The count of intent: it grows by one with every commit that changes an object.
+    pub revision: i64,
+    namespaces: OrdMap<Name, Arc<Stored<Namespace>>>,
+    networks: OrdMap<Name, Arc<Stored<Network>>>,
+    attachments: OrdMap<Name, Arc<Stored<Attachment>>>,
+    port_forwards: OrdMap<Name, Arc<Stored<PortForward>>>,
+    reservations: OrdMap<Name, Arc<Stored<Reservation>>>,
+    by_uid: OrdMap<Uid, (Kind, Name)>,
+    /// (namespace, attachment)
+    in_namespace: OrdSet<(Name, Name)>,
+    /// (network, attachment)
+    on_network: OrdSet<(Name, Name)>,
+    /// (network, reservation)
+    reserved_on: OrdSet<(Name, Name)>,
+    /// (attachment, port forward)
+    forwards_to: OrdSet<(Name, Name)>,
+    /// Every used address, in the order of the networks.
+    addresses: OrdMap<(Name, IpAddr), Used>,
+    /// Every subnet by its first address; they never overlap.
+    subnets: OrdMap<IpAddr, (IpNet, Name)>,
+    /// Host devices that bear a chosen or wanted name.
+    devices: OrdMap<IfName, (Kind, Name)>,
+    /// Published ports.
+    listens: OrdMap<Listen, Name>,
+    /// Where next-fit allocation goes on, by network and subnet.
+    cursors: OrdMap<(Name, Cidr), IpAddr>,
+}
+
+/// Who uses an address, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Who.
+    pub holder: Holder,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl World {
+    /// The object of this name, also while it is being deleted.
+    pub fn get<N: WorldNoun>(&self, name: &Name) -> Option<&Arc<Stored<N>>> {
+        N::objects(self).get(name)
+    }
+
+    /// All objects of a noun in the order of their names.
+    pub fn all<N: WorldNoun>(&self) -> impl Iterator<Item = &Arc<Stored<N>>> {
+        N::objects(self).values()
+    }
+
+    /// The objects whose names come after `after`, in order.
+    pub fn after<'w, N: WorldNoun>(
+        &'w self,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = &'w Arc<Stored<N>>> + use<'w, N> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.clone()));
+        N::objects(self).range((from, Bound::<Name>::Unbounded)).map(|(_, object)| object)
+    }
+
+    /// How many objects of a noun there are.
+    pub fn count<N: WorldNoun>(&self) -> usize {
+        N::objects(self).len()
+    }
+
+    /// Which object this identity is of.
+    pub fn find(&self, uid: &Uid) -> Option<&(Kind, Name)> {
+        self.by_uid.get(uid)
+    }
+
+    /// The object of this kind and name, whatever its noun.
+    pub fn get_any(&self, kind: Kind, name: &Name) -> Option<AnyStored> {
+        match kind {
+            Kind::Namespace => self.get(name).cloned().map(AnyStored::Namespace),
+            Kind::Network => self.get(name).cloned().map(AnyStored::Network),
+            Kind::Attachment => self.get(name).cloned().map(AnyStored::Attachment),
+            Kind::PortForward => self.get(name).cloned().map(AnyStored::PortForward),
+            Kind::Reservation => self.get(name).cloned().map(AnyStored::Reservation),
+        }
+    }
+
+    /// Puts an object in, in place of one of the same name.
+    pub fn put(&mut self, object: AnyStored) {
+        match object {
+            AnyStored::Namespace(object) => self.put_one(object),
+            AnyStored::Network(object) => self.put_one(object),
+            AnyStored::Attachment(object) => self.put_one(object),
+            AnyStored::PortForward(object) => self.put_one(object),
+            AnyStored::Reservation(object) => self.put_one(object),
+        }
+    }
+
+    /// Takes an object out, with all that it held.
+    pub fn remove(&mut self, kind: Kind, name: &Name) -> Option<AnyStored> {
+        let removed = self.get_any(kind, name)?;
+        match &removed {
+            AnyStored::Namespace(object) => self.remove_one(object),
+            AnyStored::Network(object) => self.remove_one(object),
+            AnyStored::Attachment(object) => self.remove_one(object),
+            AnyStored::PortForward(object) => self.remove_one(object),
+            AnyStored::Reservation(object) => self.remove_one(object),
+        }
+        Some(removed)
+    }
+
+    fn put_one<N: WorldNoun>(&mut self, object: Arc<Stored<N>>) {
+        if let Some(old) = self.get::<N>(&object.meta.name).cloned() {
+            self.remove_one(&old);
+        }
+        self.by_uid.insert(object.meta.uid, (N::KIND, object.meta.name.clone()));
+        N::hold(self, &object);
+        N::objects_mut(self).insert(object.meta.name.clone(), object);
+    }
+
+    fn remove_one<N: WorldNoun>(&mut self, object: &Stored<N>) {
+        self.by_uid.remove(&object.meta.uid);
+        N::release(self, object);
+        N::objects_mut(self).remove(&object.meta.name);
+    }
+}

@@ -1,0 +1,213 @@
+//! What each noun holds of the World's indices, in one place per noun.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use netloom_api::{Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun, PortForward, Reservation};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{AttachmentAlloc, NetworkAlloc, Nothing, ReservationAlloc, Stored, Used, World, index::listens};
+
+/// A noun that the World keeps.
+pub trait WorldNoun: Noun {
+    /// What is allocated for it.
+    type Alloc: Clone + std::fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Its objects by name.
+    fn objects(world: &World) -> &OrdMap<Name, Arc<Stored<Self>>>
+    where
+        Self: Sized;
+
+    /// Its objects by name, to change.
+    fn objects_mut(world: &mut World) -> &mut OrdMap<Name, Arc<Stored<Self>>>
+    where
+        Self: Sized;
+
+    /// Enters what the object holds into the indices.
+    fn hold(world: &mut World, object: &Stored<Self>)
+    where
+        Self: Sized;
+
+    /// Takes what the object holds out of the indices.
+    fn release(world: &mut World, object: &Stored<Self>)
+    where
+        Self: Sized;
+
+    /// The object as one of any noun.
+    fn any(object: Arc<Stored<Self>>) -> AnyStored
+    where
+        Self: Sized;
+}
+
+/// A stored object of any noun.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum AnyStored {
+    Namespace(Arc<Stored<Namespace>>),
+    Network(Arc<Stored<Network>>),
+    Attachment(Arc<Stored<Attachment>>),
+    PortForward(Arc<Stored<PortForward>>),
+    Reservation(Arc<Stored<Reservation>>),
+}
+
+impl AnyStored {
+    /// Which noun.
+    pub fn kind(&self) -> Kind {
+        match self {
+            AnyStored::Namespace(_) => Kind::Namespace,
+            AnyStored::Network(_) => Kind::Network,
+            AnyStored::Attachment(_) => Kind::Attachment,
+            AnyStored::PortForward(_) => Kind::PortForward,
+            AnyStored::Reservation(_) => Kind::Reservation,
+        }
+    }
+
+    /// The part that all nouns share.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            AnyStored::Namespace(object) => &object.meta,
+            AnyStored::Network(object) => &object.meta,
+            AnyStored::Attachment(object) => &object.meta,
+            AnyStored::PortForward(object) => &object.meta,
+            AnyStored::Reservation(object) => &object.meta,
+        }
+    }
+
+    /// The same object with other meta data.
+    pub fn with_meta(&self, meta: Meta) -> Self {
+        fn change<N: WorldNoun>(object: &Stored<N>, meta: Meta) -> Arc<Stored<N>> {
+            Arc::new(Stored { meta, spec: object.spec.clone(), alloc: object.alloc.clone() })
+        }
+        match self {
+            AnyStored::Namespace(object) => AnyStored::Namespace(change(object, meta)),
+            AnyStored::Network(object) => AnyStored::Network(change(object, meta)),
+            AnyStored::Attachment(object) => AnyStored::Attachment(change(object, meta)),
+            AnyStored::PortForward(object) => AnyStored::PortForward(change(object, meta)),
+            AnyStored::Reservation(object) => AnyStored::Reservation(change(object, meta)),
+        }
+    }
+}
+
+/// The holder of an address, as Allocations show it.
+fn holder<N: WorldNoun>(object: &Stored<N>) -> Used {
+    let Meta { name, uid, create_time, .. } = &object.meta;
+    Used { holder: Holder { kind: N::KIND, name: name.clone(), uid: *uid }, since: *create_time }
+}
+
+macro_rules! objects {
+    ($noun:ident, $field:ident) => {
+        fn objects(world: &World) -> &OrdMap<Name, Arc<Stored<Self>>> {
+            &world.$field
+        }
+
+        fn objects_mut(world: &mut World) -> &mut OrdMap<Name, Arc<Stored<Self>>> {
+            &mut world.$field
+        }
+
+        fn any(object: Arc<Stored<Self>>) -> AnyStored {
+            AnyStored::$noun(object)
+        }
+    };
+}
+
+impl WorldNoun for Namespace {
+    type Alloc = Nothing;
+    objects!(Namespace, namespaces);
+
+    fn hold(_world: &mut World, _object: &Stored<Self>) {}
+
+    fn release(_world: &mut World, _object: &Stored<Self>) {}
+}
+
+impl WorldNoun for Network {
+    type Alloc = NetworkAlloc;
+    objects!(Network, networks);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.devices.insert(object.alloc.device.clone(), (Kind::Network, name.clone()));
+        for subnet in &object.alloc.subnets {
+            world.subnets.insert(subnet.cidr.net().network(), (subnet.cidr.net(), name.clone()));
+            world.addresses.insert((name.clone(), subnet.gateway), holder(object));
+        }
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.devices.remove(&object.alloc.device);
+        for subnet in &object.alloc.subnets {
+            world.subnets.remove(&subnet.cidr.net().network());
+            world.addresses.remove(&(name.clone(), subnet.gateway));
+        }
+    }
+}
+
+impl WorldNoun for Attachment {
+    type Alloc = AttachmentAlloc;
+    objects!(Attachment, attachments);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.in_namespace.insert((object.spec.namespace.clone(), name.clone()));
+        world.on_network.insert((object.spec.network.clone(), name.clone()));
+        world.devices.insert(object.alloc.host_device.clone(), (Kind::Attachment, name.clone()));
+        for address in &object.alloc.addresses {
+            world.addresses.insert((object.spec.network.clone(), address.0.addr()), holder(object));
+        }
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.in_namespace.remove(&(object.spec.namespace.clone(), name.clone()));
+        world.on_network.remove(&(object.spec.network.clone(), name.clone()));
+        world.devices.remove(&object.alloc.host_device);
+        for address in &object.alloc.addresses {
+            let key = (object.spec.network.clone(), address.0.addr());
+            // In one commit another object may already have taken the address over.
+            if world.addresses.get(&key).is_some_and(|used| used.holder.uid == object.meta.uid) {
+                world.addresses.remove(&key);
+            }
+        }
+    }
+}
+
+impl WorldNoun for PortForward {
+    type Alloc = Nothing;
+    objects!(PortForward, port_forwards);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.forwards_to.insert((object.spec.target.attachment.clone(), name.clone()));
+        for listen in listens(&object.spec) {
+            world.listens.insert(listen, name.clone());
+        }
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.forwards_to.remove(&(object.spec.target.attachment.clone(), name.clone()));
+        for listen in listens(&object.spec) {
+            if world.listens.get(&listen) == Some(name) {
+                world.listens.remove(&listen);
+            }
+        }
+    }
+}
+
+impl WorldNoun for Reservation {
+    type Alloc = ReservationAlloc;
+    objects!(Reservation, reservations);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        world.reserved_on.insert((object.spec.network.clone(), object.meta.name.clone()));
+        world.addresses.insert((object.spec.network.clone(), object.alloc.address), holder(object));
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        world.reserved_on.remove(&(object.spec.network.clone(), object.meta.name.clone()));
+        let key = (object.spec.network.clone(), object.alloc.address);
+        if world.addresses.get(&key).is_some_and(|used| used.holder.uid == object.meta.uid) {
+            world.addresses.remove(&key);
+        }
+    }
+}

@@ -1,1 +1,4 @@
 //! The two doors: words in, words out; no decisions.
+
+pub mod auth;
+pub mod listen;

@@ -1,0 +1,191 @@
+//! Bodies with an end: requests are read whole and within limits, streams end when the daemon does.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
+use bytes::{Buf as _, BytesMut};
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+
+use super::pulse::Busy;
+use super::refusal::Refusal;
+use super::shutdown::Shutdown;
+
+/// So much of a body that is too large is read and thrown away, so that its sender gets to read the answer instead of
+/// a connection reset. Whoever sends more is cut.
+const DISCARDED: usize = 16 << 20;
+
+/// The whole body, at most `limit` bytes and before `end`.
+pub(super) async fn whole(
+    mut body: Incoming,
+    limit: usize,
+    end: Instant,
+    polite: bool,
+) -> Result<Bytes, Refusal> {
+    let refusal = match timeout_at(end, collect(&mut body, limit)).await {
+        Ok(Ok(bytes)) => return Ok(bytes),
+        Ok(Err(refusal)) => refusal,
+        Err(_) => Refusal::Stalled,
+    };
+    if polite && matches!(refusal, Refusal::TooLarge(_)) {
+        // The answer is the same whether all of it came or not.
+        let _ = timeout_at(end, discard(&mut body)).await;
+    }
+    Err(refusal)
+}
+
+async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Refusal::TooLarge(limit));
+    }
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        // Most bodies come in one piece, which is passed on as it is. Pieces are copied together: each would
+        // hold on to its whole read buffer.
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+async fn discard(body: &mut Incoming) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, |data| data.remaining());
+        if discarded > DISCARDED {
+            return;
+        }
+    }
+}
+
+/// A body that its sender keeps open (client streams of gRPC): counted instead of collected, ended with the daemon.
+pub(super) fn stream(body: Incoming, limit: usize, shutdown: &Shutdown) -> Body {
+    let shutdown = shutdown.clone();
+    let mut seen = 0;
+    let frames = BodyStream::new(body).take_until(async move { shutdown.begun().await }).map(move |frame| {
+        let frame = frame.map_err(axum::Error::new)?;
+        seen += frame.data_ref().map_or(0, Bytes::len);
+        if seen > limit {
+            return Err(axum::Error::new(Refusal::TooLarge(limit).status()));
+        }
+        Ok(frame)
+    });
+    Body::new(StreamBody::new(frames))
+}
+
+/// The body of an answer. Holds the request open, and ends a stream when the daemon stops.
+pub(super) struct Reply {
+    body: Body,
+    kind: Kind,
+    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown: Shutdown,
+    _busy: Busy,
+}
+
+/// What an answer is, by its content type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Ends by itself.
+    Plain,
+    /// Server-sent events.
+    Events,
+    /// Messages of gRPC.
+    Grpc,
+    /// Already told to end.
+    Ended,
+}
+
+/// Whether headers announce gRPC; `application/grpc-web` is another protocol.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = content_type(headers).strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+impl Kind {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        if is_grpc(headers) {
+            Kind::Grpc
+        } else if content_type(headers).starts_with(b"text/event-stream") {
+            Kind::Events
+        } else {
+            Kind::Plain
+        }
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> &[u8] {
+    headers.get(CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes)
+}
+
+impl Reply {
+    pub(super) fn wrap(body: Body, kind: Kind, shutdown: Shutdown, busy: Busy) -> Body {
+        Body::new(Reply { body, kind, stop: None, shutdown, _busy: busy })
+    }
+
+    /// How a stream ends that would go on.
+    fn farewell(&mut self) -> Option<Result<Frame<Bytes>, axum::Error>> {
+        match std::mem::replace(&mut self.kind, Kind::Ended) {
+            Kind::Plain | Kind::Events | Kind::Ended => None,
+            Kind::Grpc => {
+                let mut trailers = HeaderMap::new();
+                let status = Status::new(Code::Unavailable, "the daemon stops");
+                Some(match status.add_header(&mut trailers) {
+                    Ok(()) => Ok(Frame::trailers(trailers)),
+                    Err(status) => Err(axum::Error::new(status)),
+                })
+            }
+        }
+    }
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if this.kind == Kind::Ended {
+            return Poll::Ready(None);
+        }
+        // What is ready goes out first, also at the end.
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        if this.kind == Kind::Plain {
+            return Poll::Pending;
+        }
+        let shutdown = &this.shutdown;
+        let stop = this.stop.get_or_insert_with(|| {
+            let shutdown = shutdown.clone();
+            Box::pin(async move { shutdown.begun().await })
+        });
+        ready!(stop.as_mut().poll(cx));
+        Poll::Ready(this.farewell())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kind == Kind::Ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        HttpBody::size_hint(&self.body)
+    }
+}

@@ -1,0 +1,71 @@
+//! TCP listeners: never without credentials, in clear text only on loopback.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+
+use super::accept::{Socket, Tls};
+use super::rim::Gate;
+use super::unix::BACKLOG;
+use super::{ListenError, Listener};
+use crate::config::TlsFiles;
+
+/// Listens on `address`. The configuration was checked already; this is where it would hurt, so it is checked again.
+pub(super) fn open(
+    address: SocketAddr,
+    tls: Option<Tls>,
+    gate: Option<Arc<Gate>>,
+) -> Result<Listener, ListenError> {
+    let Some(gate) = gate else {
+        return Err(ListenError::Unsafe { address, reason: "TCP needs a token file" });
+    };
+    if tls.is_none() && !address.ip().to_canonical().is_loopback() {
+        return Err(ListenError::Unsafe { address, reason: "tokens would cross the network in clear text" });
+    }
+    let listener = bind(address).map_err(|source| ListenError::Io { place: address.to_string(), source })?;
+    Ok(Listener(Socket::Tcp { listener, tls, gate }))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted daemon does not wait for the last connections of its predecessor.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG.unsigned_abs())
+}
+
+/// Loads certificate and key: TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1.
+pub(super) fn tls(files: &TlsFiles) -> Result<Tls, ListenError> {
+    let certs: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(|certs| certs.collect())
+        .map_err(fault(&files.cert))?;
+    if certs.is_empty() {
+        return Err(fault(&files.cert)("it holds no certificate"));
+    }
+    let mode = std::fs::metadata(&files.key).map_err(fault(&files.key))?.mode();
+    if mode & 0o007 != 0 {
+        return Err(fault(&files.key)("every user could use the private key; chmod 0600"));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(fault(&files.key))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(fault(&files.cert))?
+        .with_no_client_auth()
+        .with_single_cert(certs, key)
+        .map_err(fault(&files.cert))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Tls(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn fault<E: ToString>(path: &Path) -> impl Fn(E) -> ListenError {
+    move |error| ListenError::Tls { path: path.to_owned(), reason: error.to_string() }
+}

@@ -1,15 +1,14 @@
-//! What is said to a request that does not reach a handler: one list, two languages.
-
-use std::collections::HashMap;
+//! What is said to a request that does not reach a handler: one list of errors, two languages.
 
 use axum::Json;
-use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::json;
-use tonic::{Code, Status};
+use netloom_api::ErrorReason;
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::error::Error;
 
 /// Why a request is refused at the rim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,19 +34,10 @@ pub(super) enum Refusal {
 impl Refusal {
     /// The answer in the language of the door.
     pub(super) fn answer(&self, grpc: bool, request_id: &str) -> Response {
-        if grpc { self.status().into_http() } else { self.problem(request_id) }
-    }
-
-    /// The gRPC status, for places where only a status can be sent.
-    pub(super) fn status(&self) -> Status {
-        let (code, reason, detail) = (self.words().1, self.words().2, self.detail());
-        let details = ErrorDetails::with_error_info(reason, "netloom", HashMap::new());
-        Status::with_error_details(code, detail, details)
-    }
-
-    fn problem(&self, request_id: &str) -> Response {
-        let (status, _, reason) = self.words();
-        let mut response = problem(status, reason, &self.detail(), request_id);
+        if grpc {
+            return self.status().into_http();
+        }
+        let mut response = problem(&self.error(), request_id);
         let headers = response.headers_mut();
         match self {
             Refusal::Unauthenticated => {
@@ -62,47 +52,44 @@ impl Refusal {
         response
     }
 
-    fn words(&self) -> (StatusCode, Code, &'static str) {
-        match self {
-            Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "UNAUTHENTICATED"),
-            Refusal::ReadOnly => (StatusCode::FORBIDDEN, Code::PermissionDenied, "READ_ONLY"),
-            Refusal::Host => (StatusCode::FORBIDDEN, Code::PermissionDenied, "HOST_NOT_ALLOWED"),
-            Refusal::Origin => (StatusCode::FORBIDDEN, Code::PermissionDenied, "ORIGIN_NOT_ALLOWED"),
-            Refusal::TooLarge(_) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "BODY_TOO_LARGE")
-            }
-            Refusal::Stalled => (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "BODY_TIMEOUT"),
-            Refusal::Broken => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "BODY_BROKEN"),
-            Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL"),
-        }
+    /// The gRPC status, also for places where only a status can be sent.
+    pub(super) fn status(&self) -> Status {
+        let error = self.error();
+        let metadata = error.metadata.into_iter().collect::<std::collections::HashMap<_, _>>();
+        let details = ErrorDetails::with_error_info(error.reason.as_str(), "netloom", metadata);
+        Status::with_error_details(error.reason.grpc_code(), error.detail, details)
     }
 
-    fn detail(&self) -> String {
+    fn error(&self) -> Error {
+        let denied = |guard, detail| Error::new(ErrorReason::PermissionDenied, detail).with("guard", guard);
         match self {
-            Refusal::Unauthenticated => "a bearer token of this daemon is needed".to_owned(),
-            Refusal::ReadOnly => "this caller may read, and the call is not one that only reads".to_owned(),
-            Refusal::Host => {
-                "the host of the request is not one of this listener; --allowed-host adds names".to_owned()
+            Refusal::Unauthenticated => {
+                Error::new(ErrorReason::Unauthenticated, "a bearer token of this daemon is needed")
             }
-            Refusal::Origin => "requests of web pages are not served".to_owned(),
-            Refusal::TooLarge(limit) => format!("the body is larger than {limit} bytes"),
-            Refusal::Stalled => "the body did not come in time".to_owned(),
-            Refusal::Broken => "the body did not come whole".to_owned(),
-            Refusal::Internal => "the daemon failed on this request; its log has the request id".to_owned(),
+            Refusal::ReadOnly => {
+                denied("access", "this caller may read, and the call is not one that only reads")
+            }
+            Refusal::Host => {
+                denied("host", "the host of the request is not one of this listener; allowed_host adds names")
+            }
+            Refusal::Origin => denied("origin", "requests of web pages are not served"),
+            Refusal::TooLarge(limit) => {
+                Error::new(ErrorReason::TooLarge, format!("the body is larger than {limit} bytes"))
+                    .with("limit", limit)
+            }
+            Refusal::Stalled => Error::new(ErrorReason::TooSlow, "the body did not come in time"),
+            Refusal::Broken => Error::new(ErrorReason::Malformed, "the body did not come whole"),
+            Refusal::Internal => {
+                Error::internal("the daemon failed on this request; its log has the request id")
+            }
         }
     }
 }
 
 /// RFC 9457.
-fn problem(status: StatusCode, reason: &str, detail: &str, request_id: &str) -> Response {
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": detail,
-        "reason": reason,
-        "request_id": request_id,
-    });
-    let json = HeaderValue::from_static("application/problem+json");
-    (status, [(CONTENT_TYPE, json)], Json(body)).into_response().map(Body::new)
+fn problem(error: &Error, request_id: &str) -> Response {
+    let status =
+        StatusCode::from_u16(error.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let content_type = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
+    (status, content_type, Json(error.to_problem(request_id))).into_response()
 }

@@ -103,10 +103,10 @@ async fn a_reader_may_not_write_at_either_door() {
     for method in ["POST", "PATCH", "DELETE", "PUT"] {
         let reply =
             daemon.call(At::ReadSock, Protocol::Http1, request(method, "/who", &[("host", "x")])).await;
-        assert_eq!(reply.refusal(), (403, "READ_ONLY".to_owned()));
+        assert_eq!(reply.refusal(), (403, "access".to_owned()));
         let headers = [("host", "localhost"), ("authorization", &bearer(READ))];
         let reply = daemon.call(At::Tcp, Protocol::Http1, request(method, "/who", &headers)).await;
-        assert_eq!(reply.refusal(), (403, "READ_ONLY".to_owned()));
+        assert_eq!(reply.refusal(), (403, "access".to_owned()));
     }
     let main = daemon.call(At::Main, Protocol::Http1, request("POST", "/who", &[("host", "x")])).await;
     assert_eq!(main.status, 200);
@@ -136,7 +136,7 @@ async fn only_known_hosts_are_served_over_tcp() {
     }
     for host in ["evil.example", "localhost.evil.example", "192.0.2.1", "", "netloom.example@evil.example"] {
         let refusal = ask(Protocol::Http1, "/who", Some(host)).await.refusal();
-        assert_eq!(refusal, (403, "HOST_NOT_ALLOWED".to_owned()), "{host}");
+        assert_eq!(refusal, (403, "host".to_owned()), "{host}");
     }
     assert_eq!(ask(Protocol::Http1, "/who", None).await.refusal().0, 403);
     // HTTP/2 says the host as :authority; a header beside it must not say another one.
@@ -156,7 +156,7 @@ async fn a_web_page_is_refused_even_with_a_token() {
     for at in [At::Tcp, At::Main] {
         for method in ["GET", "POST"] {
             let reply = daemon.call(at, Protocol::Http1, request(method, "/who", &headers)).await;
-            assert_eq!(reply.refusal(), (403, "ORIGIN_NOT_ALLOWED".to_owned()));
+            assert_eq!(reply.refusal(), (403, "origin".to_owned()));
         }
     }
 }

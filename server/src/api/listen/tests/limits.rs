@@ -156,7 +156,7 @@ async fn a_body_may_be_as_large_as_the_limit_and_no_larger_whatever_the_route_do
                 [(limit + 1, false), (10 << 20, false), (2 << 20, true), (10 << 20, true)]
             {
                 let reply = daemon.call(At::Main, protocol, post(&path(route), length, chunked)).await;
-                let expected = (413, "BODY_TOO_LARGE".to_owned());
+                let expected = (413, "TOO_LARGE".to_owned());
                 assert_eq!(reply.refusal(), expected, "{protocol:?} {route} {length} {chunked}");
             }
         }
@@ -205,7 +205,7 @@ async fn a_body_that_stalls_is_answered_and_cut() {
             let request = format!("POST {route} HTTP/1.1\r\nhost: x\r\n{head}");
             let answer = daemon.raw(At::Main, request.as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-            assert!(answer.contains("connection: close") && answer.contains("BODY_TIMEOUT"), "{answer}");
+            assert!(answer.contains("connection: close") && answer.contains("TOO_SLOW"), "{answer}");
         }
     }
 }

@@ -162,13 +162,14 @@ impl Reply {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// What a refusal says, after a look at its form.
+    /// The status of a refusal and its reason, or the guard that refused; after a look at the form.
     fn refusal(&self) -> (u16, String) {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], self.status);
         assert_eq!(problem["request_id"], self.header("x-request-id"));
-        (self.status, problem["reason"].as_str().unwrap().to_owned())
+        let word = problem["metadata"]["guard"].as_str().or(problem["reason"].as_str());
+        (self.status, word.unwrap().to_owned())
     }
 }
 

@@ -17,6 +17,8 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use sha2::{Digest as _, Sha256};
 
+use crate::config::TokenAccess;
+
 /// Who is at the other end; an extension of every request that was let in, on both doors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -33,6 +35,15 @@ pub enum Access {
     Read,
     /// All calls.
     Full,
+}
+
+impl From<TokenAccess> for Access {
+    fn from(access: TokenAccess) -> Self {
+        match access {
+            TokenAccess::Read => Access::Read,
+            TokenAccess::Full => Access::Full,
+        }
+    }
 }
 
 /// The callers of the TCP listeners.

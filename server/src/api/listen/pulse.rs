@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 
-/// While others wait for a seat, a connection that does nothing may keep its own for so long.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// While others wait for a seat, a connection that does nothing may keep its own for so long: enough for a header from
+/// the next network, and a thousand half-open connections are through in half a second.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -100,7 +101,7 @@ impl Pulse {
 
     /// Whether the connection is between requests, with nothing begun.
     pub(super) fn is_unstarted(&self) -> bool {
-        matches!(self.lock().phase, Phase::Opening | Phase::Heading)
+        self.lock().is_unstarted()
     }
 
     /// What has to happen now. `pressed`: others wait for a seat.
@@ -153,6 +154,21 @@ impl State {
         }
     }
 
+    fn is_unstarted(&self) -> bool {
+        matches!(self.phase, Phase::Opening | Phase::Heading)
+    }
+
+    /// Something could be written.
+    fn wrote(&mut self) {
+        if self.blocked != [None; 2] {
+            self.blocked = [None; 2];
+            // Who takes the end of an answer slowly is not idle before all of it is there.
+            if !self.is_unstarted() {
+                self.since = Instant::now();
+            }
+        }
+    }
+
     fn verdict(&self, now: Instant, limits: &Limits, pressed: bool) -> Verdict {
         let at_most = |limit: Duration| if pressed { limit.min(PATIENCE) } else { limit };
         let phase = match self.phase {
@@ -166,10 +182,12 @@ impl State {
             )),
             Phase::Busy => None,
         };
+        let blocked = self.blocked.iter().flatten().min();
+        // The end of an answer may still be under way when its request is over.
+        let phase = phase.filter(|_| blocked.is_none() || self.is_unstarted());
         let stranger = (!self.known).then(|| {
             (self.connected + at_most(limits.idle_timeout), Verdict::Cut("nobody showed who calls"))
         });
-        let blocked = self.blocked.iter().flatten().min();
         let blocked = blocked.map(|since| (*since + limits.write_timeout, Verdict::Cut("takes no reply")));
         let next = [phase, stranger, blocked].into_iter().flatten().min_by_key(|(due, _)| *due);
         // Changes of phase do not wake the watchdog. Who looks as often as the shortest time-out is still exact.
@@ -218,7 +236,7 @@ impl Watched {
             Poll::Pending => {
                 state.blocked[0].get_or_insert_with(Instant::now);
             }
-            Poll::Ready(_) => state.blocked = [None; 2],
+            Poll::Ready(_) => state.wrote(),
         }
         result
     }

@@ -25,7 +25,9 @@ async fn a_drain_ends_event_streams_and_grpc_streams_at_once_and_cuts_nothing() 
 
 #[tokio::test]
 async fn a_request_that_is_being_answered_is_finished_and_idle_connections_go() {
-    let daemon = Daemon::start(Limits::default());
+    let minute = Duration::from_secs(60);
+    let limits = Limits { header_timeout: minute, idle_timeout: minute, ..Limits::default() };
+    let daemon = Daemon::start(limits);
     let mut idle = daemon.connect(At::Main).await;
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_until(&mut idle, "ok").await;

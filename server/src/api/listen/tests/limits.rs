@@ -179,6 +179,19 @@ async fn a_grpc_message_above_the_limit_exhausts_a_resource() {
 }
 
 #[tokio::test]
+async fn who_sends_all_of_a_body_before_reading_still_gets_to_read_why_it_is_refused() {
+    let daemon = Daemon::start(Limits::default());
+    let length = 10 << 20;
+    for at in [At::Main, At::Tcp] {
+        let head = format!(
+            "POST /ignore HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {FULL}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let answer = daemon.raw(at, &[head.into_bytes(), vec![b'x'; length]].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn an_endless_body_is_cut() {
     let daemon = Daemon::start(Limits::default());
     let mut stream = daemon.connect(At::Main).await;
@@ -219,6 +232,28 @@ async fn a_client_that_takes_no_reply_is_cut() {
     tokio::time::sleep(SHORT * 3).await;
     assert_eq!(daemon.stop().await, Drained { cut: 0 });
     assert!(rest(&mut stream).await.len() < 64 << 20);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_a_reply_slowly_gets_all_of_it() {
+    let limits =
+        Limits { write_timeout: SHORT, idle_timeout: SHORT, header_timeout: SHORT, ..Limits::default() };
+    let daemon = Daemon::start(limits);
+    let mut stream = daemon.connect(At::Main).await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut tick = tokio::time::interval(SHORT / 10);
+    let (mut taken, mut some) = (0, vec![0; 1 << 20]);
+    loop {
+        tick.tick().await;
+        let mut piece = 0;
+        while piece < some.len() {
+            match stream.read(&mut some[piece..]).await.unwrap() {
+                0 => return assert!(taken + piece > 64 << 20, "{taken}"),
+                read => piece += read,
+            }
+        }
+        taken += piece;
+    }
 }
 
 #[tokio::test]

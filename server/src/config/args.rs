@@ -26,6 +26,7 @@ const LONG_ABOUT: &str = "The network daemon of this host: namespaces, bridges, 
 
 /// The values that may be given on the command line or in the environment.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
 pub struct Settings {
     /// Configuration file (TOML) [default: /etc/netloom/netloomd.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE", env = "NETLOOM_CONFIG", hide_env_values = true)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{EXPECT, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
@@ -18,7 +18,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, error, info_span};
+use tracing::{Instrument as _, Span, debug, error, info_span};
 use uuid::Uuid;
 
 use super::body::{self, Kind, Reply};
@@ -139,7 +139,8 @@ impl Peer {
 
 impl Rim {
     pub(super) fn new(router: Router, limits: Limits, shutdown: Shutdown) -> Self {
-        Rim { router, limits, shutdown }
+        // axum's own limit would hold in extractors only, and at another size.
+        Rim { router: router.layer(DefaultBodyLimit::disable()), limits, shutdown }
     }
 
     /// Answers a request; `busy` is held until the answer is sent.
@@ -160,7 +161,11 @@ impl Rim {
             path = request.uri().path(),
         );
         let outcome = self.pass(peer, pulse, &id, request, grpc).instrument(span).await;
-        let mut response = outcome.unwrap_or_else(|refusal| refusal.answer(grpc, id.as_str()));
+        let mut response = outcome.unwrap_or_else(|refusal| {
+            // Strangers could fill the log: at debug level only.
+            debug!(%peer, request_id = id.as_str(), ?refusal, "request refused");
+            refusal.answer(grpc, id.as_str())
+        });
         if let Ok(id) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }

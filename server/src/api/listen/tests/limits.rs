@@ -164,6 +164,13 @@ async fn a_body_may_be_as_large_as_the_limit_and_no_larger_whatever_the_route_do
 }
 
 #[tokio::test]
+async fn a_configured_body_limit_is_the_only_one() {
+    let daemon = Daemon::start(Limits { body: 8 << 20, ..Limits::default() });
+    let reply = daemon.call(At::Main, Protocol::Http1, post("/echo", 7 << 20, false)).await;
+    assert_eq!(reply.body, (7 << 20).to_string());
+}
+
+#[tokio::test]
 async fn a_body_that_came_in_many_pieces_is_whole() {
     let daemon = Daemon::start(Limits::default());
     assert_eq!(daemon.call(At::Main, Protocol::Http1, post("/echo", 1_000_000, true)).await.body, "1000000");

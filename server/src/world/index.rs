@@ -126,11 +126,11 @@ impl World {
 
     /// Where next-fit allocation goes on in a subnet.
     pub fn cursor(&self, network: &Name, subnet: &Cidr) -> Option<IpAddr> {
-        self.cursors.get(&(network.clone(), *subnet)).copied()
+        self.cursors.get(network)?.get(subnet).copied()
     }
 
-    /// Moves the cursor of a subnet. It is a hint, kept with the Network's row.
+    /// Moves the cursor of a subnet. It is a hint that goes with its Network.
     pub fn set_cursor(&mut self, network: &Name, subnet: &Cidr, cursor: IpAddr) {
-        self.cursors.insert((network.clone(), *subnet), cursor);
+        self.cursors.entry(network.clone()).or_default().insert(*subnet, cursor);
     }
 }

@@ -78,7 +78,7 @@ pub struct ReservationAlloc {
 }
 
 /// All objects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     /// The count of intent: it grows by one with every commit that changes an object.
     pub revision: i64,
@@ -105,7 +105,7 @@ pub struct World {
     /// Published ports.
     listens: OrdMap<Listen, Name>,
     /// Where next-fit allocation goes on, by network and subnet.
-    cursors: OrdMap<(Name, Cidr), IpAddr>,
+    cursors: OrdMap<Name, OrdMap<Cidr, IpAddr>>,
 }
 
 /// Who uses an address, and since when.
@@ -170,12 +170,15 @@ impl World {
         }
     }
 
-    /// Takes an object out, with all that it held.
+    /// Takes an object out, with all that it held. Where allocation goes on is forgotten with the Network.
     pub fn remove(&mut self, kind: Kind, name: &Name) -> Option<AnyStored> {
         let removed = self.get_any(kind, name)?;
         match &removed {
             AnyStored::Namespace(object) => self.remove_one(object),
-            AnyStored::Network(object) => self.remove_one(object),
+            AnyStored::Network(object) => {
+                self.remove_one(object);
+                self.cursors.remove(name);
+            }
             AnyStored::Attachment(object) => self.remove_one(object),
             AnyStored::PortForward(object) => self.remove_one(object),
             AnyStored::Reservation(object) => self.remove_one(object),

@@ -1,0 +1,5 @@
+//! A new migration is not a changed source file, so cargo has to be told to look for it.
+
+fn main() {
+    println!("cargo::rerun-if-changed=../migrations");
+}

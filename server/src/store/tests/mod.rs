@@ -1,0 +1,6 @@
+//! The store's promises, each on a database of its own in a temporary directory.
+
+mod fixtures;
+mod open;
+mod property;
+mod write;

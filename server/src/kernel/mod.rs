@@ -1,5 +1,12 @@
 //! The only netlink, `setns` and `unsafe` in the daemon.
+//!
+//! Everything below is synchronous and meant for short-lived threads of its own; the runtime's threads never
+//! come here.
 
 #![allow(unsafe_code)] // Each use says why it is sound.
 
+pub mod extack;
+pub mod netns;
 pub mod nft;
+pub mod socket;
+pub mod thread;

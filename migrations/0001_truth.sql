@@ -88,31 +88,32 @@ CREATE TABLE port_forwards (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX port_forwards_by_port ON port_forwards (protocol, first_port);
+CREATE INDEX port_forwards_ranges ON port_forwards (protocol, first_port, last_port) WHERE last_port > first_port;
 
--- Two forwards conflict when the protocol agrees, the ports intersect, and the addresses are equal or one is any. No
--- range is longer than 1 024 ports, so only the forwards that begin shortly before this one's last port are looked at.
+-- Two forwards conflict when the protocol agrees, the ports intersect, and the addresses are equal or one is any. The
+-- other one either begins within this one's ports, or is a range, at most 1 024 long, that begins before and reaches in.
+CREATE VIEW port_forward_conflicts AS
+    SELECT one.uid, other.uid AS other FROM port_forwards AS one JOIN port_forwards AS other
+        ON other.protocol = one.protocol
+       AND other.first_port BETWEEN one.first_port AND one.last_port
+       AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address)
+       AND other.uid <> one.uid
+    UNION ALL
+    SELECT one.uid, other.uid AS other FROM port_forwards AS one JOIN port_forwards AS other
+        ON other.protocol = one.protocol
+       AND other.last_port > other.first_port
+       AND other.first_port BETWEEN one.first_port - 1023 AND one.first_port - 1
+       AND other.last_port >= one.first_port
+       AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address);
+
 CREATE TRIGGER port_forwards_conflict_of_new AFTER INSERT ON port_forwards
-WHEN EXISTS (
-    SELECT 1 FROM port_forwards AS other
-    WHERE other.protocol = new.protocol
-      AND other.first_port BETWEEN new.first_port - 1023 AND new.last_port
-      AND other.last_port >= new.first_port
-      AND (other.address IS NULL OR new.address IS NULL OR other.address = new.address)
-      AND other.uid <> new.uid
-)
+WHEN EXISTS (SELECT 1 FROM port_forward_conflicts WHERE uid = new.uid)
 BEGIN
     SELECT raise(ABORT, 'two port forwards publish the same port');
 END;
 
 CREATE TRIGGER port_forwards_conflict_of_changed AFTER UPDATE OF spec ON port_forwards
-WHEN EXISTS (
-    SELECT 1 FROM port_forwards AS other
-    WHERE other.protocol = new.protocol
-      AND other.first_port BETWEEN new.first_port - 1023 AND new.last_port
-      AND other.last_port >= new.first_port
-      AND (other.address IS NULL OR new.address IS NULL OR other.address = new.address)
-      AND other.uid <> new.uid
-)
+WHEN EXISTS (SELECT 1 FROM port_forward_conflicts WHERE uid = new.uid)
 BEGIN
     SELECT raise(ABORT, 'two port forwards publish the same port');
 END;

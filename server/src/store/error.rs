@@ -129,6 +129,9 @@ impl From<sqlx::Error> for StoreError {
         const SQLITE_ERROR: i32 = 1;
         const SQLITE_CONSTRAINT: i32 = 19;
         const SQLITE_MISMATCH: i32 = 20;
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return StoreError::Closed;
+        }
         // The low byte of the extended code is the primary one.
         let code = error.as_database_error().and_then(|error| error.code());
         match code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {

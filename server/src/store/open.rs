@@ -13,7 +13,7 @@ use netloom_api::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use sqlx::{
     Connection, SqliteConnection,
-    migrate::Migrator,
+    migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{broadcast, mpsc, watch};
@@ -32,7 +32,7 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 pub(super) const DATABASE: &str = "netloom.db";
 /// "netl", as in the first migration.
 const APPLICATION_ID: i64 = 0x6e65_746c;
-/// A copy that was made before a migration ends so.
+/// What a copy from before a migration is called at the end.
 const BACKUP: &str = "backup";
 /// Who reads the log at the same time.
 const READERS: u32 = 2;
@@ -166,6 +166,7 @@ async fn read(path: &Path, migrations: &Migrator) -> Result<Loaded, OpenError> {
         let read_only = options(path).read_only(true);
         connection = SqliteConnection::connect_with(&read_only).await.map_err(database(path))?;
     }
+    compare_migrations(&mut connection, path, migrations).await?;
     let loaded = load(&mut connection, path).await?;
     connection.close().await.map_err(database(path))?;
     Ok(loaded)
@@ -208,10 +209,30 @@ where
     row.map(|(value,)| value).map_err(database(path))
 }
 
+/// A schema that was made by other text than this daemon's is not the one that it knows.
+async fn compare_migrations(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    migrations: &Migrator,
+) -> Result<(), OpenError> {
+    const SQL: &str = "SELECT version, checksum FROM _sqlx_migrations ORDER BY version";
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as(SQL).fetch_all(connection).await.map_err(database(path))?;
+    let known = migrations.iter().map(|migration| (migration.version, &*migration.checksum));
+    let applied = applied.iter().map(|(version, checksum)| (*version, checksum.as_slice()));
+    match known.zip(applied).find(|(known, applied)| known != applied) {
+        None => Ok(()),
+        Some(((version, _), _)) => {
+            let source = MigrateError::VersionMismatch(version);
+            Err(OpenError::Migrate { path: path.to_owned(), backup: None, source })
+        }
+    }
+}
+
 /// Copies the database, then changes it.
 async fn migrate(path: &Path, migrations: &Migrator, found: i64) -> Result<(), OpenError> {
-    let seconds = Timestamp::now().as_micros() / 1_000_000;
-    let copy = with_suffix(path, &format!(".v{found}.{seconds}.{BACKUP}"));
+    let now = Timestamp::now().as_micros();
+    let copy = path.with_file_name(format!("netloom-v{found}-{now}.{BACKUP}"));
     backup::copy(path, &copy).await.map_err(|error| match error {
         backup::BackupError::Io { path, source } => OpenError::Io { path, source },
         backup::BackupError::Database { path, source } => OpenError::Database { path, source },

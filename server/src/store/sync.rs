@@ -71,3 +71,24 @@ fn sync(file: &mut Option<File>, wal: &Path) -> io::Result<()> {
     };
     open.sync_data()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_called_durable_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join("wal");
+        let (groups, ended) = start(wal.clone()).unwrap();
+        for _ in 0..2 {
+            let (waiter, answer) = oneshot::channel();
+            groups.send(vec![waiter]).await.unwrap();
+            assert!(matches!(answer.await.unwrap(), Err(StoreError::Unavailable(_))));
+            // What was lost does not come back with the file.
+            File::create(&wal).unwrap();
+        }
+        drop(groups);
+        ended.await.unwrap();
+    }
+}

@@ -209,6 +209,7 @@ async fn a_closed_store_has_written_what_was_submitted_and_takes_nothing_more() 
     last.durable.await.unwrap();
     let batch = head.batch(vec![namespace("late")], vec![]);
     assert!(matches!(store.submit(batch), Err(StoreError::Closed)));
+    assert_eq!(store.request("uid:0", &"key".parse().unwrap()).await, Err(StoreError::Closed));
 }
 
 #[tokio::test]
@@ -234,7 +235,8 @@ async fn how_long_a_write_takes() {
     for (what, mut times) in [("written", written), ("durable", durable)] {
         times.sort();
         let at = |percent: usize| times[times.len() * percent / 100];
-        println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}", at(50), at(90), at(99));
+        let max = times[times.len() - 1];
+        println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}, max {max:?}", at(50), at(90), at(99));
     }
     let start = Instant::now();
     let receipts: Vec<_> =

@@ -8,5 +8,10 @@
 pub mod extack;
 pub mod netns;
 pub mod nft;
+pub mod private;
 pub mod socket;
+pub mod testhost;
 pub mod thread;
+
+#[cfg(test)]
+mod tests;

@@ -219,6 +219,15 @@ impl RouteSocket {
         Err(DumpError::Interrupted { operation: describe(&message), tries: DUMP_TRIES })
     }
 
+    /// Waits for the answer to a request that was never sent: as if the answer had been lost.
+    #[cfg(test)]
+    pub(super) fn wait_for_nothing(
+        &mut self,
+        message: NetlinkMessage<RouteNetlinkMessage>,
+    ) -> Result<Vec<Answer>, SocketError> {
+        self.collect(self.sequence.wrapping_add(1), &[message])
+    }
+
     fn link(&mut self, message: LinkMessage) -> Result<Option<LinkMessage>, RequestError> {
         match self.request_reply(request(RouteNetlinkMessage::GetLink(message))) {
             Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {

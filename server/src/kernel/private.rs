@@ -262,7 +262,9 @@ fn at(step: &'static str) -> impl Fn(Errno) -> FailedStep {
 /// The switches that keep people from namespaces, as they stand here.
 fn hint(root: bool) -> String {
     let is = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    for limit in ["max_user_namespaces", "max_net_namespaces", "max_mnt_namespaces", "max_pid_namespaces"] {
+    let limits = ["max_net_namespaces", "max_mnt_namespaces", "max_pid_namespaces", "max_user_namespaces"];
+    let needed = if root { &limits[..3] } else { &limits[..] };
+    for limit in needed {
         if is(&format!("/proc/sys/user/{limit}"), "0") {
             return format!("user.{limit} is 0: allow some with `sysctl -w user.{limit}=1000`");
         }

@@ -5,11 +5,15 @@
 
 #![allow(unsafe_code)] // Each use says why it is sound.
 
+pub mod echo;
 pub mod extack;
+pub mod lan;
 pub mod netns;
 pub mod nft;
 pub mod private;
+pub mod probe;
 pub mod socket;
+pub mod sysctl;
 pub mod testhost;
 pub mod thread;
 

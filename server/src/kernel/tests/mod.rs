@@ -1,5 +1,6 @@
 //! The kernel rooms against the real kernel, every test on a private host of its own.
 
+mod lan;
 mod netns;
 mod private;
 mod socket;

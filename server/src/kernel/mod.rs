@@ -5,9 +5,11 @@
 
 #![allow(unsafe_code)] // Each use says why it is sound.
 
+pub mod claim;
 pub mod echo;
 pub mod extack;
 pub mod lan;
+pub mod monitor;
 pub mod netns;
 pub mod nft;
 pub mod private;

@@ -1,6 +1,8 @@
 //! The kernel rooms against the real kernel, every test on a private host of its own.
 
+mod claim;
 mod lan;
+mod monitor;
 mod netns;
 mod private;
 mod socket;

@@ -5,16 +5,22 @@
 //!                                                          ╚═══ eth0 ── another peer
 //! ```
 //!
-//! All namespaces are held by descriptors: when the [`Lan`] is dropped they go, with every cable in them.
+//! All namespaces are held by descriptors: when the [`Lan`] is dropped they go, with every cable in them, in the
+//! kernel's own time. Once [`add_lan`] or [`Lan::add_peer`] returns, frames pass, and every address is in use:
+//! nobody looks for duplicates.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute,
+    LinkInfo, LinkMessage, State,
+};
 use netlink_packet_route::route::RouteMessage;
 use nix::errno::Errno;
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -64,6 +70,7 @@ pub struct LanRoute {
 #[derive(Debug)]
 pub struct Lan {
     bridge: Held,
+    host_mac: [u8; 6],
     peers: BTreeMap<String, Peer>,
 }
 
@@ -71,6 +78,7 @@ pub struct Lan {
 #[derive(Debug)]
 pub struct Peer {
     namespace: Held,
+    mac: [u8; 6],
     addresses: Vec<IpNet>,
 }
 
@@ -103,6 +111,15 @@ pub enum LanError {
     /// Two peers of one name.
     #[error("there are two peers {0:?}")]
     Duplicate(String),
+    /// No peer of that name.
+    #[error("there is no peer {0:?}")]
+    NoPeer(String),
+    /// A cable was laid and does not come up.
+    #[error("{interface} does not carry frames after {READY_WITHIN:?}")]
+    NotReady {
+        /// One end of it.
+        interface: String,
+    },
 }
 
 impl Default for LanSpec {
@@ -140,18 +157,40 @@ impl Lan {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
     }
 
+    /// The hardware address of the host on the LAN.
+    pub fn host_mac(&self) -> [u8; 6] {
+        self.host_mac
+    }
+
+    /// The namespace of the bridge: who listens there hears every frame of the LAN.
+    pub fn segment(&self) -> BorrowedFd<'_> {
+        self.bridge.fd.as_fd()
+    }
+
+    /// Gives a machine a route, as a hostile one would give itself one to the networks behind the host.
+    pub fn add_route(&self, peer: &str, route: &LanRoute) -> Result<(), LanError> {
+        let machine = self.peer(peer).ok_or_else(|| LanError::NoPeer(peer.to_owned()))?;
+        thread::run(machine, "lan-peer", || {
+            ask(&mut RouteSocket::open()?, vec![create(RouteNetlinkMessage::NewRoute(route_message(route)?))])
+        })?
+    }
+
     /// Puts one more machine on the LAN.
     pub fn add_peer(&mut self, spec: &PeerSpec) -> Result<(), LanError> {
         if self.peers.contains_key(&spec.name) {
             return Err(LanError::Duplicate(spec.name.clone()));
         }
         let namespace = netns::fresh()?;
-        let port = format!("port{}", self.peers.len() + 1);
+        let number = self.peers.len() + 1;
+        let (port, mac) = (format!("port{number}"), mac(number));
         thread::run(&self.bridge.fd, "lan-bridge", || {
             let mut socket = RouteSocket::open()?;
             let switch = index(&mut socket, SWITCH)?;
-            let cable = veth(&port, PEER_INTERFACE, namespace.fd.as_fd()).controller(switch).up().build();
-            ask(&mut socket, vec![create(RouteNetlinkMessage::NewLink(cable))])
+            let cable = veth(&port, None, PEER_INTERFACE, Some(mac), namespace.fd.as_fd());
+            ask(
+                &mut socket,
+                vec![create(RouteNetlinkMessage::NewLink(cable.controller(switch).up().build()))],
+            )
         })??;
         thread::run(&namespace.fd, "lan-peer", || {
             let mut socket = RouteSocket::open()?;
@@ -159,10 +198,11 @@ impl Lan {
             ask(&mut socket, vec![request(RouteNetlinkMessage::SetLink(up))])?;
             configure(&mut socket, PEER_INTERFACE, &spec.addresses, &spec.routes)
         })??;
+        thread::run(&self.bridge.fd, "lan-bridge", || await_link(&port, forwards))??;
         if spec.pinned {
             Namespaces::default().pin(&spec.name, &namespace.fd)?;
         }
-        self.peers.insert(spec.name.clone(), Peer { namespace, addresses: spec.addresses.clone() });
+        self.peers.insert(spec.name.clone(), Peer { namespace, mac, addresses: spec.addresses.clone() });
         Ok(())
     }
 }
@@ -171,6 +211,11 @@ impl Peer {
     /// Its addresses on the LAN.
     pub fn addresses(&self) -> &[IpNet] {
         &self.addresses
+    }
+
+    /// Its hardware address on the LAN.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
     }
 }
 
@@ -184,16 +229,20 @@ const SWITCH: &str = "switch";
 const HOST_PORT: &str = "host";
 const PEER_INTERFACE: &str = "eth0";
 const LOOPBACK: &str = "lo";
+/// How long a cable may take to carry frames; a few milliseconds are usual.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Builds the LAN around the network namespace of the calling thread, which becomes its host.
 pub fn add_lan(spec: &LanSpec) -> Result<Lan, LanError> {
     let mut host = RouteSocket::open()?;
     let bridge = netns::fresh()?;
-    let cable = veth(&spec.host_interface, HOST_PORT, bridge.fd.as_fd()).build();
+    let host_mac = mac(0);
+    let cable = veth(&spec.host_interface, Some(host_mac), HOST_PORT, None, bridge.fd.as_fd()).build();
     ask(&mut host, vec![create(RouteNetlinkMessage::NewLink(cable))])?;
     thread::run(&bridge.fd, "lan-bridge", make_switch)??;
     configure(&mut host, &spec.host_interface, &spec.host_addresses, &spec.host_routes)?;
-    let mut lan = Lan { bridge, peers: BTreeMap::new() };
+    thread::run(&bridge.fd, "lan-bridge", || await_link(HOST_PORT, forwards))??;
+    let mut lan = Lan { bridge, host_mac, peers: BTreeMap::new() };
     for peer in &spec.peers {
         lan.add_peer(peer)?;
     }
@@ -223,13 +272,31 @@ fn make_switch() -> Result<(), LanError> {
 }
 
 /// A cable from here to a namespace, which is down at both ends.
-fn veth(name: &str, peer: &str, namespace: BorrowedFd<'_>) -> LinkMessageBuilder<LinkVeth> {
+fn veth(
+    name: &str,
+    mac: Option<[u8; 6]>,
+    peer: &str,
+    peer_mac: Option<[u8; 6]>,
+    namespace: BorrowedFd<'_>,
+) -> LinkMessageBuilder<LinkVeth> {
+    let address = |mac: [u8; 6]| LinkAttribute::Address(mac.to_vec());
     let mut end = LinkMessage::default();
     end.attributes.push(LinkAttribute::IfName(peer.to_owned()));
     end.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
-    LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+    end.attributes.extend(peer_mac.map(address));
+    let cable = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(end)))
-        .name(name)
+        .name(name);
+    match mac {
+        Some(mac) => cable.append_extra_attribute(address(mac)),
+        None => cable,
+    }
+}
+
+/// Hardware addresses that can be read in a dump: locally administered, "LAN", the number of the machine.
+fn mac(machine: usize) -> [u8; 6] {
+    let [.., high, low] = machine.to_be_bytes();
+    [0x02, b'L', b'A', b'N', high, low]
 }
 
 /// Gives an interface its addresses, sets it up, and adds the routes, in the socket's namespace.
@@ -240,6 +307,7 @@ fn configure(
     routes: &[LanRoute],
 ) -> Result<(), LanError> {
     let index = index(socket, interface)?;
+    dont_look_for_duplicates(interface)?;
     let mut messages: Vec<_> = addresses
         .iter()
         .map(|address| create(RouteNetlinkMessage::NewAddress(address_message(index, *address))))
@@ -249,7 +317,48 @@ fn configure(
     for route in routes {
         messages.push(create(RouteNetlinkMessage::NewRoute(route_message(route)?)));
     }
-    ask(socket, messages)
+    ask(socket, messages)?;
+    await_link(interface, is_up)
+}
+
+/// Link-local addresses, which the kernel gives itself, would be of no use for the first two seconds.
+fn dont_look_for_duplicates(interface: &str) -> Result<(), LanError> {
+    let written = Key::of_interface(sysctl::Family::V6, interface, "accept_dad")
+        .and_then(|key| sysctl::write(&key, "0"));
+    match written {
+        Ok(_) | Err(SysctlError::Missing(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until a link of this namespace is as wished. The kernel raises carriers in deferred work; that of a
+/// bridge port reports its end by no event of its own.
+fn await_link(name: &str, wish: fn(&LinkMessage) -> bool) -> Result<(), LanError> {
+    let mut socket = RouteSocket::open()?;
+    let deadline = Instant::now() + READY_WITHIN;
+    while !socket.link_by_name(name)?.is_some_and(|link| wish(&link)) {
+        if Instant::now() >= deadline {
+            return Err(LanError::NotReady { interface: name.to_owned() });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn is_up(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up)))
+}
+
+fn forwards(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let port_data = infos.flatten().filter_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(data)) => Some(data),
+        _ => None,
+    });
+    port_data.flatten().any(|data| matches!(data, InfoBridgePort::State(BridgePortState::Forwarding)))
 }
 
 fn address_message(index: u32, address: IpNet) -> AddressMessage {

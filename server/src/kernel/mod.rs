@@ -8,6 +8,7 @@
 pub mod claim;
 pub mod echo;
 pub mod extack;
+pub mod frame;
 pub mod lan;
 pub mod monitor;
 pub mod netns;

@@ -1,26 +1,30 @@
 //! Live probes: does a packet from inside this namespace get there, and what comes back?
 //!
 //! Each runs on a thread of its own in the namespace, and ends within its time-out. An unreachable target is a
-//! [`Verdict`], not an error; errors mean that the question could not be asked.
+//! [`Verdict`], not an error; errors mean that the question could not be asked. So who expects silence is never
+//! content with a probe that was not made.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockopt,
+    recv, send, setsockopt, socket, sockopt,
 };
 
+use super::socket::errno_of;
 use super::thread::{self, ThreadError};
 
 /// The longest time-out; longer ones are cut to it.
 pub const LONGEST: Duration = Duration::from_secs(30);
 /// A request without a connection is repeated this often: the first packet may be lost to a learning bridge.
 const REPEAT: Duration = Duration::from_millis(250);
+/// Longer than the first line of an echo server.
+const LINE: usize = 512;
 
 /// What came of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +33,8 @@ pub enum Verdict {
     Answered {
         /// After so long.
         after: Duration,
-        /// The address that an [echo server](super::echo) saw us come from, if one answered.
-        seen: Option<SocketAddr>,
+        /// What it said, if it is an [echo server](super::echo).
+        echo: Option<Echoed>,
     },
     /// Somebody is there, and nothing listens on the port.
     Refused,
@@ -40,13 +44,22 @@ pub enum Verdict {
     Silent,
 }
 
+/// What an [echo server](super::echo) says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Echoed {
+    /// The address that it saw us come from.
+    pub seen: SocketAddr,
+    /// Its label: who answered.
+    pub by: String,
+}
+
 /// The probe could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// The namespace cannot be entered.
     #[error(transparent)]
     Thread(#[from] ThreadError),
-    /// A system call failed before anything was sent.
+    /// A system call failed for a reason that is not the network's.
     #[error("probe: {operation}: {errno}")]
     System {
         /// The call.
@@ -64,8 +77,17 @@ impl Verdict {
 
     /// The address that an echo server saw.
     pub fn seen(&self) -> Option<SocketAddr> {
+        self.echo().map(|echo| echo.seen)
+    }
+
+    /// The label of the echo server that answered.
+    pub fn by(&self) -> Option<&str> {
+        self.echo().map(|echo| echo.by.as_str())
+    }
+
+    fn echo(&self) -> Option<&Echoed> {
         match self {
-            Self::Answered { seen, .. } => *seen,
+            Self::Answered { echo, .. } => echo.as_ref(),
             Self::Refused | Self::Unreachable(_) | Self::Silent => None,
         }
     }
@@ -82,28 +104,38 @@ pub fn tcp_connect(
     target: SocketAddr,
     timeout: Duration,
 ) -> Result<Verdict, ProbeError> {
-    thread::run(namespace, "probe-tcp", || match connect_here(target, Deadline::within(timeout)) {
-        Ok((_, after)) => Verdict::Answered { after, seen: None },
-        Err(verdict) => verdict,
-    })
-    .map_err(ProbeError::Thread)
+    thread::run(namespace, "probe-tcp", || {
+        Ok(match connect_here(None, target, Deadline::within(timeout))? {
+            Ok((_, after)) => Verdict::Answered { after, echo: None },
+            Err(verdict) => verdict,
+        })
+    })?
 }
 
 /// Connects to an echo server, and reads what it says. A service that accepts and says something else, or
-/// nothing, has answered too, without `seen`.
+/// nothing, has answered too, without `echo`.
 pub fn tcp_exchange(
     namespace: impl AsFd,
     target: SocketAddr,
     timeout: Duration,
 ) -> Result<Verdict, ProbeError> {
+    tcp_exchange_from(namespace, None, target, timeout)
+}
+
+/// Like [`tcp_exchange`], from this address of the namespace.
+pub fn tcp_exchange_from(
+    namespace: impl AsFd,
+    source: Option<IpAddr>,
+    target: SocketAddr,
+    timeout: Duration,
+) -> Result<Verdict, ProbeError> {
     thread::run(namespace, "probe-tcp", || {
         let deadline = Deadline::within(timeout);
-        match connect_here(target, deadline) {
-            Ok((stream, after)) => Verdict::Answered { after, seen: read_seen(stream, deadline) },
+        Ok(match connect_here(source, target, deadline)? {
+            Ok((stream, after)) => Verdict::Answered { after, echo: read_echo(stream, deadline) },
             Err(verdict) => verdict,
-        }
-    })
-    .map_err(ProbeError::Thread)
+        })
+    })?
 }
 
 /// Sends a datagram, and waits for one back; any answer counts.
@@ -112,7 +144,17 @@ pub fn udp_exchange(
     target: SocketAddr,
     timeout: Duration,
 ) -> Result<Verdict, ProbeError> {
-    thread::run(namespace, "probe-udp", || udp_here(target, Deadline::within(timeout)))?
+    udp_exchange_from(namespace, None, target, timeout)
+}
+
+/// Like [`udp_exchange`], from this address of the namespace.
+pub fn udp_exchange_from(
+    namespace: impl AsFd,
+    source: Option<IpAddr>,
+    target: SocketAddr,
+    timeout: Duration,
+) -> Result<Verdict, ProbeError> {
+    thread::run(namespace, "probe-udp", || udp_here(source, target, Deadline::within(timeout)))?
 }
 
 /// A connection from inside of the namespace that stays open, for asking later whether it still lives.
@@ -121,18 +163,21 @@ pub fn tcp_open(
     target: SocketAddr,
     timeout: Duration,
 ) -> Result<Result<TcpStream, Verdict>, ProbeError> {
-    let open = || connect_here(target, Deadline::within(timeout)).map(|(stream, _)| stream);
-    thread::run(namespace, "probe-tcp", open).map_err(ProbeError::Thread)
+    thread::run(namespace, "probe-tcp", || {
+        let opened = connect_here(None, target, Deadline::within(timeout))?;
+        Ok(opened.map(|(stream, _)| stream))
+    })?
 }
 
+/// When a probe has to end.
 #[derive(Clone, Copy)]
-struct Deadline {
+pub(super) struct Deadline {
     begin: Instant,
     end: Instant,
 }
 
 impl Deadline {
-    fn within(timeout: Duration) -> Self {
+    pub(super) fn within(timeout: Duration) -> Self {
         let begin = Instant::now();
         Self { begin, end: begin + timeout.clamp(Duration::from_millis(1), LONGEST) }
     }
@@ -142,8 +187,21 @@ impl Deadline {
         self.end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
-    fn answered(self, seen: Option<SocketAddr>) -> Verdict {
-        Verdict::Answered { after: self.begin.elapsed(), seen }
+    /// Waits until the descriptor is ready or has failed, which the next call on it will tell; `false` once
+    /// the time is over.
+    pub(super) fn wait(self, fd: impl AsFd, flags: PollFlags) -> Result<bool, ProbeError> {
+        while let Some(left) = self.left() {
+            match poll(&mut [PollFd::new(fd.as_fd(), flags)], rounded_up(left)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(system("poll")(errno)),
+            }
+        }
+        Ok(false)
+    }
+
+    fn answered(self, echo: Option<Echoed>) -> Verdict {
+        Verdict::Answered { after: self.begin.elapsed(), echo }
     }
 }
 
@@ -156,7 +214,7 @@ fn ping_here(target: IpAddr, deadline: Deadline) -> Result<Verdict, ProbeError> 
     hear_errors(&raw, target).map_err(system("IP_RECVERR"))?;
     let address = SockaddrStorage::from(SocketAddr::new(target, 0));
     if let Err(errno) = connect(raw.as_raw_fd(), &address) {
-        return Ok(verdict_of(errno));
+        return verdict_of("connect", errno);
     }
     let token = *uuid::Uuid::now_v7().as_bytes();
     let ask = |sequence| {
@@ -168,27 +226,32 @@ fn ping_here(target: IpAddr, deadline: Deadline) -> Result<Verdict, ProbeError> 
         let reply = buffer.get(..length).unwrap_or_default();
         Ok(is_echo_reply(target, reply, &token).then_some(None))
     };
-    Ok(ask_repeatedly(&raw, deadline, ask, answer))
+    ask_repeatedly(&raw, deadline, ask, answer)
 }
 
-fn udp_here(target: SocketAddr, deadline: Deadline) -> Result<Verdict, ProbeError> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => ([0; 4], 0).into(),
-        SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
-    };
-    let socket = UdpSocket::bind(any).map_err(failed("bind"))?;
+fn udp_here(source: Option<IpAddr>, target: SocketAddr, deadline: Deadline) -> Result<Verdict, ProbeError> {
+    let socket = UdpSocket::bind(local(source, target)).map_err(failed("bind"))?;
     socket.set_nonblocking(true).map_err(failed("nonblocking"))?;
     hear_errors(&socket, target.ip()).map_err(system("IP_RECVERR"))?;
     if let Err(error) = socket.connect(target) {
-        return Ok(verdict_of(super::socket::errno_of(&error)));
+        return verdict_of("connect", errno_of(&error));
     }
-    let ask = |_| socket.send(b"netloom\n").map(drop).map_err(|error| super::socket::errno_of(&error));
+    let ask = |_| socket.send(b"netloom\n").map(drop).map_err(|error| errno_of(&error));
     let answer = || {
-        let mut buffer = [0_u8; 128];
-        let length = socket.recv(&mut buffer).map_err(|error| super::socket::errno_of(&error))?;
-        Ok(Some(parse_seen(buffer.get(..length).unwrap_or_default())))
+        let mut buffer = [0_u8; LINE];
+        let length = socket.recv(&mut buffer).map_err(|error| errno_of(&error))?;
+        Ok(Some(parse_echo(buffer.get(..length).unwrap_or_default())))
     };
-    Ok(ask_repeatedly(&socket, deadline, ask, answer))
+    ask_repeatedly(&socket, deadline, ask, answer)
+}
+
+/// Where a socket is bound that calls from this address, or any.
+fn local(source: Option<IpAddr>, target: SocketAddr) -> SocketAddr {
+    let any = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(source.unwrap_or(any), 0)
 }
 
 /// Sends now and every [`REPEAT`], until an answer or an error comes, or time is up. `answer` is `None` for what
@@ -197,8 +260,8 @@ fn ask_repeatedly(
     socket: impl AsFd,
     deadline: Deadline,
     ask: impl Fn(u16) -> Result<(), Errno>,
-    answer: impl Fn() -> Result<Option<Option<SocketAddr>>, Errno>,
-) -> Verdict {
+    answer: impl Fn() -> Result<Option<Option<Echoed>>, Errno>,
+) -> Result<Verdict, ProbeError> {
     let mut next = Instant::now();
     let mut sequence = 0;
     while let Some(left) = deadline.left() {
@@ -206,40 +269,62 @@ fn ask_repeatedly(
             sequence += 1;
             next += REPEAT;
             if let Err(errno) = ask(sequence) {
-                return verdict_of(errno);
+                return verdict_of("send", errno);
             }
         }
         let pause = next.saturating_duration_since(Instant::now()).min(left);
-        // Rounded up, so as not to turn round and round in the last millisecond.
-        let pause = PollTimeout::try_from(pause + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
-        let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, pause) {
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], rounded_up(pause)) {
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
-            Err(errno) => return verdict_of(errno),
+            Err(errno) => return Err(system("poll")(errno)),
         }
         match answer() {
-            Ok(Some(seen)) => return deadline.answered(seen),
+            Ok(Some(echo)) => return Ok(deadline.answered(echo)),
             Ok(None) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(errno) => return verdict_of(errno),
+            Err(errno) => return verdict_of("receive", errno),
         }
     }
-    Verdict::Silent
+    Ok(Verdict::Silent)
 }
 
-fn connect_here(target: SocketAddr, deadline: Deadline) -> Result<(TcpStream, Duration), Verdict> {
-    let left = deadline.left().ok_or(Verdict::Silent)?;
-    match TcpStream::connect_timeout(&target, left) {
-        Ok(stream) => Ok((stream, deadline.begin.elapsed())),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Verdict::Silent),
-        Err(error) => Err(verdict_of(super::socket::errno_of(&error))),
+/// So as not to turn round and round in the last millisecond.
+fn rounded_up(pause: Duration) -> PollTimeout {
+    PollTimeout::try_from(pause + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
+}
+
+/// A connection and the time that it took, or why there is none.
+type Connected = Result<(TcpStream, Duration), Verdict>;
+
+fn connect_here(
+    source: Option<IpAddr>,
+    target: SocketAddr,
+    deadline: Deadline,
+) -> Result<Connected, ProbeError> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None).map_err(system("socket"))?;
+    let local = SockaddrStorage::from(local(source, target));
+    bind(socket.as_raw_fd(), &local).map_err(system("bind"))?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return verdict_of("connect", errno).map(Err),
     }
+    if !deadline.wait(&socket, PollFlags::POLLOUT)? {
+        return Ok(Err(Verdict::Silent));
+    }
+    match getsockopt(&socket, sockopt::SocketError).map_err(system("SO_ERROR"))? {
+        0 => {}
+        code => return verdict_of("connect", Errno::from_raw(code)).map(Err),
+    }
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false).map_err(failed("nonblocking"))?;
+    Ok(Ok((stream, deadline.begin.elapsed())))
 }
 
 /// The line that an echo server begins with.
-fn read_seen(mut stream: TcpStream, deadline: Deadline) -> Option<SocketAddr> {
+fn read_echo(mut stream: TcpStream, deadline: Deadline) -> Option<Echoed> {
     let mut line = Vec::new();
-    let mut buffer = [0_u8; 128];
+    let mut buffer = [0_u8; LINE];
     while line.len() < buffer.len() && !line.contains(&b'\n') {
         stream.set_read_timeout(Some(deadline.left()?)).ok()?;
         match stream.read(&mut buffer) {
@@ -247,12 +332,13 @@ fn read_seen(mut stream: TcpStream, deadline: Deadline) -> Option<SocketAddr> {
             Ok(length) => line.extend_from_slice(buffer.get(..length)?),
         }
     }
-    parse_seen(&line)
+    parse_echo(&line)
 }
 
-fn parse_seen(bytes: &[u8]) -> Option<SocketAddr> {
+fn parse_echo(bytes: &[u8]) -> Option<Echoed> {
     let line = bytes.split(|byte| *byte == b'\n').next()?;
-    std::str::from_utf8(line).ok()?.parse().ok()
+    let (seen, by) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    Some(Echoed { seen: seen.parse().ok()?, by: by.to_owned() })
 }
 
 /// So that "host unreachable" of a router on the way reaches us.
@@ -292,18 +378,32 @@ fn is_echo_reply(target: IpAddr, received: &[u8], token: &[u8; 16]) -> bool {
     message.first() == Some(&kind) && message.get(8..24) == Some(token)
 }
 
-fn verdict_of(errno: Errno) -> Verdict {
+/// What an errno tells about the way; EPERM and EACCES are how a firewall looks to a local sender, and the others
+/// are the kernel's words for ICMP errors.
+fn verdict_of(operation: &'static str, errno: Errno) -> Result<Verdict, ProbeError> {
     match errno {
-        Errno::ECONNREFUSED => Verdict::Refused,
-        Errno::ETIMEDOUT => Verdict::Silent,
-        errno => Verdict::Unreachable(errno),
+        Errno::ECONNREFUSED => Ok(Verdict::Refused),
+        Errno::ETIMEDOUT => Ok(Verdict::Silent),
+        Errno::ENETUNREACH
+        | Errno::EHOSTUNREACH
+        | Errno::ENETDOWN
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::EPERM
+        | Errno::EACCES
+        | Errno::ECONNRESET
+        | Errno::EPROTO
+        | Errno::ENOPROTOOPT
+        | Errno::EOPNOTSUPP
+        | Errno::EMSGSIZE => Ok(Verdict::Unreachable(errno)),
+        errno => Err(system(operation)(errno)),
     }
 }
 
-fn system(operation: &'static str) -> impl Fn(Errno) -> ProbeError {
+pub(super) fn system(operation: &'static str) -> impl Fn(Errno) -> ProbeError {
     move |errno| ProbeError::System { operation, errno }
 }
 
-fn failed(operation: &'static str) -> impl Fn(io::Error) -> ProbeError {
-    move |error| ProbeError::System { operation, errno: super::socket::errno_of(&error) }
+pub(super) fn failed(operation: &'static str) -> impl Fn(io::Error) -> ProbeError {
+    move |error| ProbeError::System { operation, errno: errno_of(&error) }
 }

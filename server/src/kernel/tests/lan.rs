@@ -10,6 +10,7 @@ use crate::kernel::echo::{serve_tcp, serve_udp};
 use crate::kernel::lan::*;
 use crate::kernel::netns::{EntryKind, Namespaces, fresh, own};
 use crate::kernel::probe::*;
+use crate::kernel::socket::RouteSocket;
 use crate::kernel::sysctl::{Family, Key, SysctlError, read, write};
 use crate::kernel::testhost::{on_private_host, on_private_host_of_ordinary_user};
 use crate::kernel::thread;
@@ -17,19 +18,19 @@ use crate::kernel::thread;
 const PATIENCE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(120);
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub(super) fn at(address: &str, port: u16) -> SocketAddr {
     (ip(address), port).into()
 }
 
-fn two_peers() -> Lan {
+pub(super) fn two_peers() -> Lan {
     let addresses = |last: u8| [net(&format!("192.168.1.{last}/24")), net(&format!("fd00:1::{last}/64"))];
     let spec = LanSpec {
         host_addresses: addresses(2).to_vec(),
@@ -51,7 +52,7 @@ fn everybody_reaches_everybody() {
         assert!(verdict.reached(), "{target}: {verdict:?}");
     }
     for address in ["192.168.1.4", "fd00:1::4"] {
-        let server = serve_tcp(other, at(address, 80)).unwrap();
+        let server = serve_tcp(other, at(address, 80), "other").unwrap();
         let verdict = tcp_exchange(peer, at(address, 80), PATIENCE).unwrap();
         let from = if ip(address).is_ipv4() { ip("192.168.1.3") } else { ip("fd00:1::3") };
         assert_eq!(verdict.seen().map(|seen| seen.ip()), Some(from), "{verdict:?}");
@@ -59,7 +60,7 @@ fn everybody_reaches_everybody() {
         drop(server);
         assert_eq!(tcp_connect(peer, at(address, 80), PATIENCE).unwrap(), Verdict::Refused);
 
-        let server = serve_udp(other, at(address, 0)).unwrap();
+        let server = serve_udp(other, at(address, 0), "other").unwrap();
         let target = server.address();
         let verdict = udp_exchange(peer, target, PATIENCE).unwrap();
         assert_eq!(verdict.seen().map(|seen| seen.ip()), Some(from), "{verdict:?}");
@@ -94,6 +95,57 @@ fn peers_know_no_route_into_the_host_unless_they_are_given_one() {
         router.name = "mixed".to_owned();
         router.routes[0].via = ip("fd00::1");
         assert!(matches!(lan.add_peer(&router), Err(LanError::MixedFamilies { .. })));
+    });
+}
+
+#[test]
+fn a_peer_gives_itself_a_route_to_what_is_behind_the_host() {
+    on_private_host(|| {
+        let lan = two_peers();
+        let behind = LanSpec {
+            host_interface: "eth1".to_owned(),
+            host_addresses: vec![net("10.9.0.1/24")],
+            ..LanSpec::default()
+        };
+        let _behind = add_lan(&behind).unwrap();
+        let peer = lan.peer("peer").unwrap();
+        assert!(!ping(peer, ip("10.9.0.1"), PATIENCE).unwrap().reached());
+        let route = LanRoute { destination: net("10.9.0.0/24"), via: ip("192.168.1.2") };
+        lan.add_route("peer", &route).unwrap();
+        assert!(ping(peer, ip("10.9.0.1"), PATIENCE).unwrap().reached());
+        assert!(matches!(lan.add_route("nobody", &route), Err(LanError::NoPeer(_))));
+    });
+}
+
+#[test]
+fn the_host_sends_what_is_not_on_the_link_to_its_gateway() {
+    on_private_host(|| {
+        let spec = LanSpec {
+            host_routes: vec![LanRoute { destination: net("0.0.0.0/0"), via: ip("192.168.1.3") }],
+            peers: vec![PeerSpec::new("gateway", [net("192.168.1.3/24"), net("203.0.113.7/32")])],
+            ..LanSpec::default()
+        };
+        // Routes of the host need the LAN, not the gateway.
+        let lan = add_lan(&spec).unwrap();
+        let _server = serve_tcp(lan.peer("gateway").unwrap(), at("203.0.113.7", 80), "far").unwrap();
+        let verdict = tcp_exchange(own().unwrap(), at("203.0.113.7", 80), PATIENCE).unwrap();
+        assert_eq!(
+            (verdict.by(), verdict.seen().map(|seen| seen.ip())),
+            (Some("far"), Some(ip("192.168.1.2")))
+        );
+    });
+}
+
+#[test]
+fn a_lan_that_is_dropped_goes_with_the_hosts_cable() {
+    on_private_host(|| {
+        drop(two_peers());
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while RouteSocket::open().unwrap().link_by_name("eth0").unwrap().is_some() {
+            assert!(std::time::Instant::now() < deadline, "eth0 is still there");
+            std::thread::yield_now();
+        }
+        two_peers();
     });
 }
 
@@ -133,13 +185,13 @@ fn probes_into_the_void_end_in_time() {
 fn an_open_connection_echoes_until_its_server_goes() {
     on_private_host(|| {
         let lan = two_peers();
-        let server = serve_tcp(lan.peer("other").unwrap(), at("192.168.1.4", 80)).unwrap();
+        let server = serve_tcp(lan.peer("other").unwrap(), at("192.168.1.4", 80), "other").unwrap();
         let mut streams: Vec<_> = (0..3)
             .map(|_| tcp_open(lan.peer("peer").unwrap(), server.address(), PATIENCE).unwrap().unwrap())
             .collect();
         for stream in &mut streams {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let greeting = format!("{}\n", stream.local_addr().unwrap());
+            let greeting = format!("{} other\n", stream.local_addr().unwrap());
             stream.write_all(b"still there?").unwrap();
             let mut answer = vec![0; greeting.len() + 12];
             stream.read_exact(&mut answer).unwrap();

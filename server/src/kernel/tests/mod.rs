@@ -5,5 +5,6 @@ mod lan;
 mod monitor;
 mod netns;
 mod private;
+mod probe;
 mod socket;
 mod thread;

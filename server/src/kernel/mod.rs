@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // Each use says why it is sound.
 
 pub mod claim;
+pub mod datagram;
 pub mod echo;
 pub mod extack;
 pub mod frame;

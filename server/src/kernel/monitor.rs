@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::socket::{Part, SocketError, enlarge, failed, parts, system};
+use super::datagram::{Part, parts};
+use super::socket::{SocketError, enlarge, failed, system};
 
 /// Holds some ten thousand events.
 pub const RECEIVE_BUFFER: usize = 8 << 20;

@@ -12,9 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    DoneBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -24,7 +23,8 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::extack::{KernelError, Refusal, describe};
+use super::datagram::{DumpEnd, DumpReader, Lost, Part, parts};
+use super::extack::{KernelError, describe};
 
 /// How long an answer may take. The kernel answers before `sendto` returns, save for the rare dump.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -310,37 +310,32 @@ impl RouteSocket {
         Ok(verdicts.zip(replies).map(|(verdict, replies)| verdict.map(|()| replies)).collect())
     }
 
-    /// One try; `None` if the dump was interrupted. Reads to the end even when it is lost already: the kernel
-    /// refuses the next dump on a socket whose last one is not finished.
+    /// One try; `None` if the dump was interrupted.
     fn dump_once(
         &mut self,
         message: &RouteNetlinkMessage,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, DumpError> {
         let mut request = with_flags(message.clone(), NLM_F_REQUEST | NLM_F_DUMP);
-        let sequence = self.send(std::slice::from_mut(&mut request), 0)?;
-        let (mut found, mut interrupted, mut undecodable) = (Vec::new(), false, None);
-        let refusal = 'reading: loop {
+        let mut reader = DumpReader::new(self.send(std::slice::from_mut(&mut request), 0)?);
+        let verdict = loop {
             let received = self.receive(|| (1, describe(message)))?;
-            for part in parts(&received) {
-                let part = part.map_err(SocketError::Undecodable)?;
-                if part.sequence != sequence {
-                    continue;
-                }
-                interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
-                match part.decode().map_err(SocketError::Undecodable)? {
-                    Part::Verdict(refusal) => break 'reading refusal,
-                    Part::Message(message) => found.push(message),
-                    Part::Undecodable(reason) => undecodable = Some(reason),
-                    Part::Overrun => return Err(SocketError::Overrun.into()),
-                    Part::Nothing => {}
-                }
-            }
+            let verdict = reader.take(&received).map_err(SocketError::from)?;
             self.buffer = received;
+            if let Some(verdict) = verdict {
+                break verdict;
+            }
         };
-        refusal.into_result(|| describe(message))?;
-        match undecodable {
-            Some(reason) => Err(DumpError::Undecodable { operation: describe(message), reason }),
-            None => Ok((!interrupted).then_some(found)),
+        match reader.end(verdict) {
+            DumpEnd::Complete(found) => Ok(Some(found)),
+            DumpEnd::Interrupted => Ok(None),
+            DumpEnd::Undecodable(reason) => {
+                Err(DumpError::Undecodable { operation: describe(message), reason })
+            }
+            // A refusal is never a success, but the types do not know.
+            DumpEnd::Refused(refusal) => {
+                refusal.into_result(|| describe(message))?;
+                Ok(None)
+            }
         }
     }
 
@@ -369,81 +364,19 @@ impl RouteSocket {
     }
 }
 
+impl From<Lost> for SocketError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Overrun => Self::Overrun,
+            Lost::Damaged(reason) => Self::Undecodable(reason),
+        }
+    }
+}
+
 impl AsFd for RouteSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// One netlink message of a datagram, not yet decoded.
-pub(super) struct RawPart<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
-    payload: &'a [u8],
-}
-
-/// One netlink message of a datagram.
-pub(super) enum Part {
-    /// An acknowledgement, a refusal, or the end of a dump.
-    Verdict(Refusal),
-    Message(RouteNetlinkMessage),
-    Undecodable(String),
-    Overrun,
-    Nothing,
-}
-
-impl RawPart<'_> {
-    /// An error means that the verdict itself is unreadable.
-    pub(super) fn decode(&self) -> Result<Part, String> {
-        let short = |what: &str| format!("{what} of {} bytes", self.payload.len());
-        Ok(match self.kind {
-            NLMSG_NOOP => Part::Nothing,
-            NLMSG_OVERRUN => Part::Overrun,
-            NLMSG_ERROR => Part::Verdict(
-                Refusal::of_error(self.flags, self.payload).ok_or_else(|| short("an error message"))?,
-            ),
-            NLMSG_DONE if self.payload.is_empty() => Part::Verdict(Refusal::new(0, &[])),
-            NLMSG_DONE => {
-                let done = DoneBuffer::new_checked(&self.payload).map_err(|_| short("an end of a dump"))?;
-                Part::Verdict(Refusal::new(done.code(), done.extended_ack()))
-            }
-            kind => {
-                let mut header = NetlinkHeader::default();
-                header.message_type = kind;
-                match RouteNetlinkMessage::deserialize(&header, self.payload) {
-                    Ok(message) => Part::Message(message),
-                    Err(error) => Part::Undecodable(format!("message of type {kind}: {error}")),
-                }
-            }
-        })
-    }
-}
-
-/// The messages of a datagram; an error ends it.
-pub(super) fn parts(datagram: &[u8]) -> impl Iterator<Item = Result<RawPart<'_>, String>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        match NetlinkBuffer::new_checked(rest) {
-            Ok(message) => {
-                let whole = (message.length() as usize).next_multiple_of(4);
-                rest = rest.get(whole..).unwrap_or_default();
-                Some(Ok(RawPart {
-                    kind: message.message_type(),
-                    flags: message.flags(),
-                    sequence: message.sequence_number(),
-                    payload: message.payload(),
-                }))
-            }
-            Err(error) => {
-                rest = &[];
-                Some(Err(error.to_string()))
-            }
-        }
-    })
 }
 
 /// Makes the receive buffer this large: by force where we may, else as large as the system allows.

@@ -162,19 +162,32 @@ fn a_pinned_peer_has_a_name_and_the_others_have_none() {
     });
 }
 
-#[test]
-fn probes_into_the_void_end_in_time() {
+fn end_in_time(nobody: &'static str) {
     on_private_host(|| {
         let lan = two_peers();
         let peer = lan.peer("peer").unwrap();
-        for nobody in ["192.168.1.77", "fd00:1::77"] {
-            assert_eq!(ping(peer, ip(nobody), SHORT).unwrap(), Verdict::Silent);
-            assert_eq!(tcp_connect(peer, at(nobody, 80), SHORT).unwrap(), Verdict::Silent);
-            assert_eq!(udp_exchange(peer, at(nobody, 80), SHORT).unwrap(), Verdict::Silent);
-            // Neighbour discovery gives up after three seconds, and says so.
-            let verdict = ping(peer, ip(nobody), PATIENCE).unwrap();
-            assert_eq!(verdict, Verdict::Unreachable(Errno::EHOSTUNREACH));
-        }
+        assert_eq!(ping(peer, ip(nobody), SHORT).unwrap(), Verdict::Silent);
+        assert_eq!(tcp_connect(peer, at(nobody, 80), SHORT).unwrap(), Verdict::Silent);
+        assert_eq!(udp_exchange(peer, at(nobody, 80), SHORT).unwrap(), Verdict::Silent);
+        // Neighbour discovery gives up after three seconds, and says so.
+        let verdict = ping(peer, ip(nobody), PATIENCE).unwrap();
+        assert_eq!(verdict, Verdict::Unreachable(Errno::EHOSTUNREACH));
+    });
+}
+
+#[test]
+fn probes_into_the_void_end_in_time() {
+    end_in_time("192.168.1.77");
+}
+
+#[test]
+fn probes_into_the_ipv6_void_end_in_time() {
+    end_in_time("fd00:1::77");
+}
+
+#[test]
+fn a_namespace_without_links_reaches_nobody() {
+    on_private_host(|| {
         let lonely = fresh().unwrap();
         let verdict = tcp_connect(&lonely.fd, at("192.168.1.2", 80), PATIENCE).unwrap();
         assert_eq!(verdict, Verdict::Unreachable(Errno::ENETUNREACH));

@@ -147,3 +147,28 @@ fn a_missing_device_is_named() {
         assert!(kernel_error(refused).starts_with("RTM_SETLINK gone: No such device (ENODEV)"));
     });
 }
+
+#[test]
+fn a_dump_during_changes_never_misses_what_was_there_all_the_time() {
+    on_private_host(|| {
+        let mut socket = RouteSocket::open().unwrap();
+        socket.batch((0..150).map(|n| create(bridge(&format!("br{n}")))).collect()).unwrap();
+        std::thread::scope(|threads| {
+            let churn = threads.spawn(|| {
+                let mut socket = RouteSocket::open().unwrap();
+                for n in 0..150 {
+                    socket.request_reply(create(bridge(&format!("new{n}")))).unwrap();
+                }
+            });
+            let mut dumps = 0;
+            while !churn.is_finished() || dumps == 0 {
+                match socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())) {
+                    Ok(links) => assert!(links.len() >= 151, "{}", links.len()),
+                    Err(DumpError::Interrupted { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                dumps += 1;
+            }
+        });
+    });
+}

@@ -1,1 +1,337 @@
-//! Turns the host we have into the host we want, as ordered steps.
+//! Turns the host we have into the host we want, as a list of steps.
+//!
+//! Pure: no clock, no kernel, no database. Equal inputs give equal plans, and `plan(x, x)` is empty. Order is decided
+//! here and nowhere else: what goes loses its rules first, then its links, then its namespace; what comes has its
+//! rules before it carries a packet, and is up last. On a link that stays, new addresses arrive before old ones leave,
+//! because losing the last one also loses its routes. What bears no mark of ours is never touched: where it is in the
+//! way, the plan says so instead.
+
+use netloom_api::{IfName, Name, Uid};
+
+use crate::hostnet::{Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, rules};
+
+/// Steps in order, and what keeps the rest from being done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// What somebody else has in the way.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Something of somebody else's where ours should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Which object cannot be.
+    pub uid: Uid,
+    /// What is in the way.
+    pub message: String,
+}
+
+impl Plan {
+    /// Whether nothing is to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.conflicts.is_empty()
+    }
+}
+
+/// The steps from `have` to `want`. Both must be of the same scope: what `have` lists as ours and `want` does not, goes.
+pub fn plan(have: &HostNet, want: &HostNet) -> Plan {
+    let mut planner = Planner { have, want, plan: Plan::default() };
+    planner.remove();
+    planner.add();
+    planner.plan
+}
+
+struct Planner<'a> {
+    have: &'a HostNet,
+    want: &'a HostNet,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn step(&mut self, mark: Mark, action: Action) {
+        let uid = match mark {
+            Mark::Object(uid) => Some(uid),
+            Mark::Group | Mark::Foreign => None,
+        };
+        self.plan.steps.push(Step { uid, action });
+    }
+
+    fn conflict(&mut self, mark: Mark, message: String) {
+        if let Mark::Object(uid) = mark {
+            self.plan.conflicts.push(Conflict { uid, message });
+        }
+    }
+
+    fn remove(&mut self) {
+        let (have, want) = (self.have, self.want);
+        if want.rules.skeleton == rules::Skeleton::Present && have.rules.skeleton != rules::Skeleton::Present
+        {
+            self.plan.steps.push(Step::of_host(Action::InstallRules));
+        }
+        let (remove, add) = rules::diff(&have.rules, &want.rules);
+        // Both in one go: an element whose data changes is never absent for a packet, since the kernel's side commits
+        // neighbouring rule steps together.
+        self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));
+        self.plan.steps.extend(add.into_iter().map(|element| Step::of_host(Action::AddRule(element))));
+        let doomed: Vec<&(Stack, IfName)> = have
+            .links
+            .iter()
+            .filter(|(key, link)| link.mark.is_ours() && key.0 == Stack::Host && self.must_go(key, link))
+            .map(|(key, _)| key)
+            .collect();
+        // Ports before bridges: a bridge with a thousand ports takes long to die.
+        for bridges in [false, true] {
+            for key in &doomed {
+                let link = &have.links[*key];
+                if (link.kind == LinkKind::Bridge) == bridges {
+                    self.step(link.mark, Action::DeleteLink { device: key.1.clone() });
+                }
+            }
+        }
+        for (name, mark) in &have.namespaces {
+            if mark.is_ours() && !want.namespaces.contains_key(name) {
+                self.step(*mark, Action::DeleteNamespace { name: name.clone() });
+            }
+        }
+    }
+
+    /// A link goes when nobody wants it, or wants it so different that it cannot be changed while it lives.
+    fn must_go(&self, key: &(Stack, IfName), have: &Link) -> bool {
+        let Some(want) = self.want.links.get(key) else { return true };
+        let (Link { mark, kind, mac, .. }, theirs) = (want, have);
+        let same_owner = matches!(mark, Mark::Object(uid) if theirs.mark.is_of(*uid));
+        let same_kind = match (kind, &theirs.kind) {
+            (LinkKind::Bridge, LinkKind::Bridge) => true,
+            (LinkKind::Veth { peer: want }, LinkKind::Veth { peer: have }) => {
+                want == have && want.as_ref().is_none_or(|peer| self.peer_is_right(peer))
+            }
+            (LinkKind::Bridge | LinkKind::Veth { .. } | LinkKind::Other(_), _) => false,
+        };
+        !same_owner || !same_kind || (*mac != theirs.mac && matches!(kind, LinkKind::Bridge))
+    }
+
+    /// The other end of a cable cannot get another MAC address while it is up.
+    fn peer_is_right(&self, peer: &(Stack, IfName)) -> bool {
+        match (self.have.links.get(peer), self.want.links.get(peer)) {
+            (Some(have), Some(want)) => have.mac == want.mac,
+            (None, _) | (_, None) => false,
+        }
+    }
+
+    fn add(&mut self) {
+        let want = self.want;
+        for (name, mark) in &want.namespaces {
+            self.add_namespace(name, *mark);
+        }
+        // Bridges before the cables that become their ports.
+        for ((stack, name), link) in &want.links {
+            if *stack == Stack::Host && link.kind == LinkKind::Bridge {
+                self.add_bridge(name, link);
+            }
+        }
+        for ((stack, name), link) in &want.links {
+            if let (Stack::Host, LinkKind::Veth { peer: Some(peer) }) = (stack, &link.kind) {
+                self.add_cable(name, link, peer);
+            }
+        }
+        self.add_host_sysctls();
+    }
+
+    fn add_namespace(&mut self, name: &Name, mark: Mark) {
+        let Mark::Object(uid) = mark else { return };
+        match self.have.namespaces.get(name) {
+            None => self.step(mark, Action::CreateNamespace { name: name.clone(), uid }),
+            Some(have) if have.is_of(uid) => {}
+            Some(_) => self.conflict(mark, format!("/run/netns/{name} exists and was not made by netloom")),
+        }
+    }
+
+    fn add_bridge(&mut self, name: &IfName, link: &Link) {
+        let key = (Stack::Host, name.clone());
+        match self.surviving(&key) {
+            None if self.is_in_the_way(&key) => {
+                self.conflict(
+                    link.mark,
+                    format!("a device {name} exists on the host and was not made by netloom"),
+                );
+            }
+            None => {
+                let down = Link { up: false, ..link.clone() };
+                self.step(link.mark, Action::CreateBridge { device: name.clone(), link: down });
+                let Mark::Object(uid) = link.mark else { return };
+                self.link_sysctls(&key, link.mark);
+                self.addresses(&key, link.mark);
+                let change = LinkChange { up: Some(true), alias: Some(uid), ..LinkChange::default() };
+                self.step(link.mark, Action::SetLink { stack: Stack::Host, link: name.clone(), change });
+            }
+            Some(have) => {
+                let have = have.clone();
+                self.link_sysctls(&key, link.mark);
+                self.addresses(&key, link.mark);
+                self.change(&key, &have, link);
+            }
+        }
+    }
+
+    fn add_cable(&mut self, name: &IfName, link: &Link, peer: &(Stack, IfName)) {
+        let key = (Stack::Host, name.clone());
+        let Some(inside) = self.want.links.get(peer) else { return };
+        let fresh = match self.surviving(&key) {
+            None if self.is_in_the_way(&key) => {
+                self.conflict(
+                    link.mark,
+                    format!("a device {name} exists on the host and was not made by netloom"),
+                );
+                return;
+            }
+            None if self.have.links.get(peer).is_some_and(|other| !other.mark.is_ours()) => {
+                let (stack, interface) = peer;
+                self.conflict(
+                    link.mark,
+                    format!("{stack} already has an interface {interface}, not made by netloom"),
+                );
+                return;
+            }
+            None => {
+                let (stack, interface) = peer.clone();
+                let (device, link, inside) = (name.clone(), link.clone(), inside.clone());
+                self.step(link.mark, Action::CreateCable { device, link, stack, interface, inside });
+                true
+            }
+            Some(_) => false,
+        };
+        let down = |link: &Link| Link { up: false, hairpin: false, mark: Mark::Group, ..link.clone() };
+        let (have_outer, have_inner) = if fresh {
+            (down(link), down(inside))
+        } else {
+            (
+                self.have.links[&key].clone(),
+                self.have.links.get(peer).cloned().unwrap_or_else(|| down(inside)),
+            )
+        };
+        self.link_sysctls(&key, link.mark);
+        self.change(&key, &have_outer, link);
+        self.link_sysctls(peer, inside.mark);
+        self.addresses(peer, inside.mark);
+        self.change(peer, &have_inner, inside);
+        self.routes(peer, inside.mark, !have_inner.up && inside.up);
+        if fresh {
+            let announced: Vec<Address> =
+                self.want.addresses.keys().filter(|address| is_on(address, peer)).cloned().collect();
+            for address in announced {
+                self.step(inside.mark, Action::Announce(address));
+            }
+        }
+    }
+
+    /// The link as it is once what must go is gone.
+    fn surviving(&self, key: &(Stack, IfName)) -> Option<&Link> {
+        self.have.links.get(key).filter(|link| link.mark.is_ours() && !self.must_go(key, link))
+    }
+
+    fn is_in_the_way(&self, key: &(Stack, IfName)) -> bool {
+        self.have.links.get(key).is_some_and(|link| !link.mark.is_ours())
+    }
+
+    fn change(&mut self, key: &(Stack, IfName), have: &Link, want: &Link) {
+        let Link { mark, kind: _, mac: _, mtu, up, master, hairpin } = want;
+        let alias = match mark {
+            Mark::Object(uid) if have.mark != *mark => Some(*uid),
+            Mark::Object(_) | Mark::Group | Mark::Foreign => None,
+        };
+        let change = LinkChange {
+            up: (have.up != *up).then_some(*up),
+            mtu: (have.mtu != *mtu).then_some(*mtu),
+            master: (have.master != *master).then(|| master.clone()),
+            hairpin: (have.hairpin != *hairpin || (have.master != *master && *hairpin)).then_some(*hairpin),
+            alias,
+        };
+        if change != LinkChange::default() {
+            self.step(*mark, Action::SetLink { stack: key.0.clone(), link: key.1.clone(), change });
+        }
+    }
+
+    /// New addresses first: losing the last one of a subnet also loses its routes.
+    fn addresses(&mut self, key: &(Stack, IfName), mark: Mark) {
+        let (have, want) = (self.have, self.want);
+        let kept = self.link_stays(key);
+        let exists = |address: &Address| kept && have.addresses.contains_key(address);
+        for address in want.addresses.keys().filter(|address| is_on(address, key) && !exists(address)) {
+            self.step(mark, Action::AddAddress(address.clone()));
+        }
+        if kept {
+            for (address, owner) in have.addresses.iter().filter(|(address, _)| is_on(address, key)) {
+                if owner.is_ours() && !want.addresses.contains_key(address) {
+                    self.step(mark, Action::DeleteAddress(address.clone()));
+                }
+            }
+        }
+    }
+
+    fn routes(&mut self, key: &(Stack, IfName), mark: Mark, was_down: bool) {
+        let (have, want) = (self.have, self.want);
+        let kept = self.link_stays(key) && !was_down;
+        let here = |route: &Route| route.stack == key.0 && route.link == key.1;
+        let exists = |route: &Route| kept && have.routes.contains_key(route);
+        for route in want.routes.keys().filter(|route| here(route) && !exists(route)) {
+            self.step(mark, Action::AddRoute(route.clone()));
+        }
+        if kept {
+            for (route, owner) in have.routes.iter().filter(|(route, _)| here(route)) {
+                if owner.is_ours() && !want.routes.contains_key(route) {
+                    self.step(mark, Action::DeleteRoute(route.clone()));
+                }
+            }
+        }
+    }
+
+    /// Whether what `have` says of a link still holds when steps come to it.
+    fn link_stays(&self, key: &(Stack, IfName)) -> bool {
+        match self.have.links.get(key) {
+            None => false,
+            Some(link) if key.0 == Stack::Host => link.mark.is_ours() && !self.must_go(key, link),
+            // A cable's inner end lives as long as the outer one.
+            Some(Link { kind: LinkKind::Veth { peer: Some(outer) }, .. }) => self
+                .have
+                .links
+                .get(outer)
+                .is_some_and(|link| link.mark.is_ours() && !self.must_go(outer, link)),
+            Some(_) => true,
+        }
+    }
+
+    /// Before the link is up, so that the kernel never makes addresses of its own.
+    fn link_sysctls(&mut self, key: &(Stack, IfName), mark: Mark) {
+        let (have, want) = (self.have, self.want);
+        let kept = self.link_stays(key);
+        let of_link = want
+            .sysctls
+            .iter()
+            .filter(|((stack, sysctl), _)| *stack == key.0 && sysctl.link() == Some(&key.1));
+        for ((stack, sysctl), value) in of_link {
+            if !kept || have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(value) {
+                let (stack, sysctl, value) = (stack.clone(), sysctl.clone(), value.clone());
+                self.step(mark, Action::SetSysctl { stack, sysctl, value });
+            }
+        }
+    }
+
+    /// Switches of links that are not ours: forwarding on the uplinks.
+    fn add_host_sysctls(&mut self) {
+        let (have, want) = (self.have, self.want);
+        for ((stack, sysctl), value) in &want.sysctls {
+            let of_ours =
+                sysctl.link().is_some_and(|link| want.links.contains_key(&(stack.clone(), link.clone())));
+            if !of_ours && have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(value) {
+                let (stack, sysctl, value) = (stack.clone(), sysctl.clone(), value.clone());
+                self.plan.steps.push(Step::of_host(Action::SetSysctl { stack, sysctl, value }));
+            }
+        }
+    }
+}
+
+fn is_on(address: &Address, key: &(Stack, IfName)) -> bool {
+    address.stack == key.0 && address.link == key.1
+}

@@ -1,3 +1,232 @@
 //! What a host's network is: one type for what we want and what the kernel has.
+//!
+//! Pure values. [`HostNet::apply`] models what Linux does with a step, its own side effects included, so that a plan
+//! can be judged without a kernel; every rule of the model has a test that proves it on Linux.
 
+pub mod model;
 pub mod rules;
+mod show;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use netloom_api::{IfName, Mac, Name, Uid};
+use rules::Rules;
+
+pub use step::{Action, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
+
+/// The group (IFLA_GROUP) of every link that netloom made: "nl".
+pub const LINK_GROUP: u32 = 0x6e6c;
+/// The protocol of every address (IFA_PROTO) and route (rtm_protocol) that netloom added.
+pub const PROTOCOL: u8 = 110;
+/// Host ends of cables start with this; the firewall's guard dispatches on it.
+pub const DEVICE_PREFIX: &str = "nl";
+
+/// Which network stack something is in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stack {
+    /// The daemon's own.
+    Host,
+    /// A named one.
+    Namespace(Name),
+}
+
+/// Whose something is, as its marks in the kernel say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mark {
+    /// It names our object.
+    Object(Uid),
+    /// It bears our group, but not yet the name of an object: its maker died on the way.
+    Group,
+    /// It is somebody else's.
+    Foreign,
+}
+
+impl Mark {
+    /// Whether something with this mark may be treated as `uid`'s.
+    pub fn is_of(self, uid: Uid) -> bool {
+        match self {
+            Mark::Object(other) => other == uid,
+            Mark::Group => true,
+            Mark::Foreign => false,
+        }
+    }
+
+    /// Whether it is ours at all.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Mark::Object(_) | Mark::Group => true,
+            Mark::Foreign => false,
+        }
+    }
+}
+
+/// A host's network, whole or as much of it as a scope asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostNet {
+    /// Namespaces that are pinned under `/run/netns`.
+    pub namespaces: BTreeMap<Name, Mark>,
+    /// Links by stack and name.
+    pub links: BTreeMap<(Stack, IfName), Link>,
+    /// Addresses on links. Strangers' are left out when they are none of our business.
+    pub addresses: BTreeMap<Address, Mark>,
+    /// Routes that bear our protocol.
+    pub routes: BTreeMap<Route, Mark>,
+    /// Values below `/proc/sys` that matter to us.
+    pub sysctls: BTreeMap<(Stack, Sysctl), String>,
+    /// The firewall.
+    pub rules: Rules,
+}
+
+/// One link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Whose it is.
+    pub mark: Mark,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its MAC address; loopback has none.
+    pub mac: Option<Mac>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge that it is a port of.
+    pub master: Option<IfName>,
+    /// As a port: frames may leave by the port they came from.
+    pub hairpin: bool,
+}
+
+/// What a link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A bridge without multicast snooping.
+    Bridge,
+    /// One end of a cable; the other end, when it is known.
+    Veth {
+        /// The other end.
+        peer: Option<(Stack, IfName)>,
+    },
+    /// Something that netloom does not make, by the kernel's word for it.
+    Other(String),
+}
+
+/// One address on one link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// Where the link is.
+    pub stack: Stack,
+    /// The link.
+    pub link: IfName,
+    /// With prefix length.
+    pub net: IpNet,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Route {
+    /// In which stack.
+    pub stack: Stack,
+    /// To where.
+    pub destination: IpNet,
+    /// Through which neighbour.
+    pub via: std::net::IpAddr,
+    /// By which link.
+    pub link: IfName,
+    /// Lower wins.
+    pub metric: u32,
+}
+
+/// A kernel switch, by name; the kernel's own path is [`Sysctl::path`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sysctl {
+    /// `net/ipv6/conf/<link>/disable_ipv6`
+    DisableIpv6(IfName),
+    /// `net/ipv6/conf/<link>/accept_ra`
+    AcceptRa(IfName),
+    /// `net/ipv6/conf/<link>/accept_dad`: addresses are ours alone, so they need not be tentative.
+    AcceptDad(IfName),
+    /// `net/ipv4/conf/<link>/forwarding`
+    Forwarding4(IfName),
+    /// `net/ipv6/conf/<link>/force_forwarding` (Linux ≥ 6.17)
+    ForceForwarding6(IfName),
+    /// `net/ipv6/conf/all/forwarding`, where the kernel has no switch per device
+    Forwarding6All,
+    /// `net/ipv4/conf/<link>/route_localnet`
+    RouteLocalnet(IfName),
+}
+
+impl Sysctl {
+    /// The file below `/proc/sys/`.
+    pub fn path(&self) -> String {
+        match self {
+            Sysctl::DisableIpv6(link) => format!("net/ipv6/conf/{link}/disable_ipv6"),
+            Sysctl::AcceptRa(link) => format!("net/ipv6/conf/{link}/accept_ra"),
+            Sysctl::AcceptDad(link) => format!("net/ipv6/conf/{link}/accept_dad"),
+            Sysctl::Forwarding4(link) => format!("net/ipv4/conf/{link}/forwarding"),
+            Sysctl::ForceForwarding6(link) => format!("net/ipv6/conf/{link}/force_forwarding"),
+            Sysctl::Forwarding6All => "net/ipv6/conf/all/forwarding".into(),
+            Sysctl::RouteLocalnet(link) => format!("net/ipv4/conf/{link}/route_localnet"),
+        }
+    }
+
+    /// The link that it goes away with.
+    pub fn link(&self) -> Option<&IfName> {
+        match self {
+            Sysctl::DisableIpv6(link)
+            | Sysctl::AcceptRa(link)
+            | Sysctl::AcceptDad(link)
+            | Sysctl::Forwarding4(link)
+            | Sysctl::ForceForwarding6(link)
+            | Sysctl::RouteLocalnet(link) => Some(link),
+            Sysctl::Forwarding6All => None,
+        }
+    }
+}
+
+/// What part of the host a question or a plan is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// These Namespaces.
+    pub namespaces: BTreeSet<Name>,
+    /// These Networks.
+    pub networks: BTreeSet<Name>,
+    /// These Attachments.
+    pub attachments: BTreeSet<Name>,
+    /// These PortForwards.
+    pub port_forwards: BTreeSet<Name>,
+    /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
+    pub host: bool,
+}
+
+impl Scope {
+    /// Whether it is about nothing.
+    pub fn is_empty(&self) -> bool {
+        let Self { namespaces, networks, attachments, port_forwards, host } = self;
+        namespaces.is_empty()
+            && networks.is_empty()
+            && attachments.is_empty()
+            && port_forwards.is_empty()
+            && !host
+    }
+
+    /// Both together.
+    pub fn join(&mut self, other: Scope) {
+        let Scope { namespaces, networks, attachments, port_forwards, host } = other;
+        self.namespaces.extend(namespaces);
+        self.networks.extend(networks);
+        self.attachments.extend(attachments);
+        self.port_forwards.extend(port_forwards);
+        self.host |= host;
+    }
+}
+
+/// What the kernel can do, probed once at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// IPv6 is there at all.
+    pub ipv6: bool,
+    /// IPv6 forwarding can be switched per device (Linux ≥ 6.17).
+    pub force_forwarding: bool,
+}

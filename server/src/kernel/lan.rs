@@ -5,9 +5,9 @@
 //!                                                          ╚═══ eth0 ── another peer
 //! ```
 //!
-//! All namespaces are held by descriptors: when the [`Lan`] is dropped the host's cable goes at once, and the rest
-//! in the kernel's own time; when the process is killed, all of it does. Once [`add_lan`] or [`Lan::add_peer`]
-//! returns, frames pass, and every address is in use: nobody looks for duplicates.
+//! All namespaces are held by descriptors: when the [`Lan`] is dropped they go, with every cable in them, in the
+//! kernel's own time. Once [`add_lan`] or [`Lan::add_peer`] returns, frames pass, and every address is in use:
+//! nobody looks for duplicates.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -204,19 +204,6 @@ impl Lan {
         }
         self.peers.insert(spec.name.clone(), Peer { namespace, mac, addresses: spec.addresses.clone() });
         Ok(())
-    }
-}
-
-impl Drop for Lan {
-    /// The kernel takes namespaces apart one after the other, which can be seconds later. The host must not be
-    /// left with a dead interface and its routes for so long.
-    fn drop(&mut self) {
-        // What fails here the kernel does later.
-        let _ = thread::run(&self.bridge.fd, "lan-bridge", || {
-            let mut message = LinkMessage::default();
-            message.attributes.push(LinkAttribute::IfName(HOST_PORT.to_owned()));
-            ask(&mut RouteSocket::open()?, vec![request(RouteNetlinkMessage::DelLink(message))])
-        });
     }
 }
 

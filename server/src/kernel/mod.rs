@@ -10,6 +10,7 @@ pub mod datagram;
 pub mod echo;
 pub mod extack;
 pub mod frame;
+pub mod host;
 pub mod lan;
 pub mod monitor;
 pub mod netns;
@@ -20,6 +21,8 @@ pub mod socket;
 pub mod sysctl;
 pub mod testhost;
 pub mod thread;
+
+pub use host::Kernel;
 
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,72 @@
 //! Pure: what the World wants of the host, one file per noun.
+//!
+//! An object that is being deleted wants nothing. Want comes from the World alone, so whatever order objects were made
+//! in, the host ends up the same.
+
+mod attachment;
+mod host;
+mod namespace;
+mod network;
+mod port_forward;
+mod scope;
+
+use crate::{
+    hostnet::{Features, HostNet, Scope, rules::Skeleton},
+    world::{Stored, World, WorldNoun},
+};
+
+pub use host::{HostFacts, Uplink, needs_forwarding};
+pub(crate) use network::on_prefix;
+pub(crate) use port_forward::targets;
+pub use scope::{everything, scope_of};
+
+/// What the want of the host depends on beside the World.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// What the kernel can do.
+    pub features: Features,
+    /// Whether netloom may switch forwarding on.
+    pub manages_forwarding: bool,
+    /// The host's own links, as last seen.
+    pub facts: HostFacts,
+}
+
+/// What the objects of a scope want of the host.
+pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
+    let mut net = HostNet::default();
+    net.rules.skeleton = Skeleton::Present;
+    for namespace in scope.namespaces.iter().filter_map(|name| living(world, name)) {
+        namespace::want(namespace, &mut net);
+    }
+    for network in scope.networks.iter().filter_map(|name| living(world, name)) {
+        network::want(world, network, around, &mut net);
+    }
+    for attachment in scope.attachments.iter().filter_map(|name| living(world, name)) {
+        attachment::want(world, attachment, &mut net);
+    }
+    for forward in scope.port_forwards.iter().filter_map(|name| living(world, name)) {
+        port_forward::want(world, forward, around, &mut net);
+    }
+    if scope.host {
+        host::want(world, around, &mut net);
+    }
+    net
+}
+
+/// What the part of the host that is in `scope.host` has, by the facts.
+pub fn have_host(around: &Surroundings) -> HostNet {
+    host::have(around)
+}
+
+/// The object of this name, unless it is being deleted.
+fn living<'w, N: WorldNoun>(world: &'w World, name: &netloom_api::Name) -> Option<&'w Stored<N>> {
+    world.get::<N>(name).map(|object| &**object).filter(|object| object.meta.delete_time.is_none())
+}
+
+/// The MTU of an attachment in effect.
+pub fn attachment_mtu(
+    attachment: &Stored<netloom_api::Attachment>,
+    network: &Stored<netloom_api::Network>,
+) -> u16 {
+    attachment::mtu(attachment, network)
+}

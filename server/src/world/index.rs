@@ -134,3 +134,10 @@ impl World {
         self.cursors.entry(network.clone()).or_default().insert(*subnet, cursor);
     }
 }
+
+/// A MAC address of our own making: locally administered, and the same for the same object and end for ever.
+pub fn mac_of(uid: netloom_api::Uid, end: &str) -> netloom_api::Mac {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::new().chain_update(uid.as_bytes()).chain_update(end).finalize();
+    netloom_api::Mac::from_bytes([0x02, hash[0], hash[1], hash[2], hash[3], hash[4]])
+}

@@ -17,7 +17,7 @@ use netloom_api::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use index::Listen;
+pub use index::{Listen, mac_of};
 pub use noun::{AnyStored, WorldNoun};
 
 /// An object's intent, and what was allocated for it.

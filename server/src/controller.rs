@@ -1,1 +1,0 @@
-//! The verbs: check, claim, allocate, commit, wait. The only writer of intent.

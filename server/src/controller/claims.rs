@@ -1,0 +1,429 @@
+//! What each noun claims, and which of its fields cannot change.
+
+use std::net::IpAddr;
+
+use netloom_api::{
+    AddressRange, Attachment, AttachmentSpec, Cidr, ErrorReason, IfName, InterfaceAddress, Kind, Name,
+    Namespace, NamespaceSpec, Network, NetworkSpec, PortForward, PortForwardSpec, Reservation,
+    ReservationSpec, Subnet, Uid,
+};
+
+use super::edit::{Context, Edit, device_of};
+use crate::{
+    error::{Error, Result},
+    ipam,
+    world::{
+        AttachmentAlloc, NetworkAlloc, Nothing, ReservationAlloc, Stored, SubnetAlloc, World, WorldNoun,
+        mac_of,
+    },
+};
+
+/// A noun's rules for coming into the World.
+pub(super) trait Claims: WorldNoun {
+    /// Refuses a change of what cannot change.
+    fn check_immutable(old: &Self::Spec, new: &Self::Spec) -> Result<()>;
+
+    /// Checks the spec against the rest of the World, and chooses what it leaves open. What was allocated before is kept
+    /// as far as the spec still allows it. The object itself is not in the World.
+    fn claim(
+        edit: &mut Edit,
+        name: &Name,
+        uid: Uid,
+        spec: &Self::Spec,
+        old: Option<&Self::Alloc>,
+        context: &Context,
+    ) -> Result<Self::Alloc>;
+}
+
+impl Claims for Namespace {
+    fn check_immutable(_old: &NamespaceSpec, _new: &NamespaceSpec) -> Result<()> {
+        Ok(())
+    }
+
+    fn claim(
+        _edit: &mut Edit,
+        name: &Name,
+        _uid: Uid,
+        _spec: &NamespaceSpec,
+        _old: Option<&Nothing>,
+        _context: &Context,
+    ) -> Result<Nothing> {
+        if name.as_str() == "host" {
+            let detail = "host is the daemon's own network stack; it exists and cannot be changed";
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at("name"));
+        }
+        Ok(Nothing {})
+    }
+}
+
+impl Claims for Network {
+    fn check_immutable(old: &NetworkSpec, new: &NetworkSpec) -> Result<()> {
+        if new.device().is_some() && old.device() != new.device() {
+            return Err(Error::immutable("spec.kind.bridge.device", Kind::Network));
+        }
+        let fixed = |subnets: &[Subnet]| subnets.iter().map(|s| (s.cidr, s.gateway)).collect::<Vec<_>>();
+        if fixed(&old.subnets) != fixed(&new.subnets) {
+            return Err(Error::immutable("spec.subnets", Kind::Network));
+        }
+        Ok(())
+    }
+
+    fn claim(
+        edit: &mut Edit,
+        name: &Name,
+        uid: Uid,
+        spec: &NetworkSpec,
+        old: Option<&NetworkAlloc>,
+        context: &Context,
+    ) -> Result<NetworkAlloc> {
+        if let Some(old) = old {
+            return Ok(old.clone());
+        }
+        let device = match spec.device() {
+            Some(device) => wanted_device(&edit.world, device)?,
+            None => device_of(uid)?,
+        };
+        let chosen = [Subnet::default()];
+        let wanted = if spec.subnets.is_empty() { &chosen[..] } else { &spec.subnets[..] };
+        let mut subnets: Vec<SubnetAlloc> = Vec::new();
+        for (index, subnet) in wanted.iter().enumerate() {
+            let cidr = match subnet.cidr {
+                Some(cidr) => explicit_subnet(edit, cidr, index, context)?,
+                None => chosen_subnet(edit, &subnets, context)?,
+            };
+            let gateway = subnet.gateway.unwrap_or_else(|| cidr.first_host());
+            subnets.push(SubnetAlloc { cidr, gateway });
+        }
+        // A range that the gateway fills alone would be a network without room.
+        tracing::trace!(network = %name, ?subnets, "subnets");
+        Ok(NetworkAlloc { device, mac: mac_of(uid, "bridge"), subnets })
+    }
+}
+
+fn wanted_device(world: &World, device: &IfName) -> Result<IfName> {
+    if let Some((kind, holder)) = world.device_holder(device) {
+        let detail = format!("the device name {device} belongs to {kind} {holder}");
+        let error = Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("{kind}/{holder}"));
+        return Err(error.at("spec.kind.bridge.device"));
+    }
+    // Names of this form are made from identities; a wanted one could clash with an object to come.
+    let tail = device.as_str().strip_prefix(crate::hostnet::DEVICE_PREFIX).unwrap_or_default();
+    if tail.len() == 10 && tail.bytes().all(|c| c.is_ascii_hexdigit()) {
+        let detail =
+            format!("{device} has the form of the names that netloom chooses itself (nl and ten hex digits)");
+        return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.kind.bridge.device"));
+    }
+    Ok(device.clone())
+}
+
+fn explicit_subnet(edit: &Edit, cidr: Cidr, index: usize, context: &Context) -> Result<Cidr> {
+    let field = format!("spec.subnets[{index}].cidr");
+    if let Some((other, holder)) = edit.world.overlapping(&cidr.net()) {
+        let detail = format!("{cidr} overlaps {other} of Network {holder}");
+        return Err(Error::new(ErrorReason::Overlap, detail)
+            .with("conflict", format!("Network/{holder}"))
+            .at(field));
+    }
+    if let Some((other, link)) = context.on_link.iter().find(|(net, _)| cidr.overlaps(net)) {
+        let detail = format!("{cidr} overlaps {other}, which the host has on its own link {link}");
+        return Err(Error::new(ErrorReason::Overlap, detail).with("conflict", link).at(field));
+    }
+    Ok(cidr)
+}
+
+fn chosen_subnet(edit: &Edit, own: &[SubnetAlloc], context: &Context) -> Result<Cidr> {
+    let taken = |net: &ipnet::IpNet| {
+        let networks = edit.world.overlapping(net).map(|(other, _)| *other);
+        let host = || {
+            context
+                .on_link
+                .iter()
+                .map(|(other, _)| *other)
+                .find(|other| other.contains(&net.network()) || net.contains(&other.network()))
+        };
+        let mine =
+            || own.iter().map(|subnet| subnet.cidr).find(|cidr| cidr.overlaps(net)).map(|cidr| cidr.net());
+        networks.or_else(host).or_else(mine)
+    };
+    ipam::choose_subnet(&context.pools, taken).map_err(|_| {
+        let pools: Vec<String> = context.pools.iter().map(|pool| pool.cidr.to_string()).collect();
+        let detail =
+            format!("no subnet is left in the pools {}; name a subnet, or configure more", pools.join(", "));
+        Error::new(ErrorReason::PoolExhausted, detail).at("spec.subnets")
+    })
+}
+
+impl Claims for Attachment {
+    fn check_immutable(old: &AttachmentSpec, new: &AttachmentSpec) -> Result<()> {
+        for (field, differs) in [
+            ("spec.namespace", old.namespace != new.namespace),
+            ("spec.network", old.network != new.network),
+            ("spec.mac", old.mac != new.mac),
+            ("spec.interface", old.interface != new.interface),
+        ] {
+            if differs {
+                return Err(Error::immutable(field, Kind::Attachment));
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(
+        edit: &mut Edit,
+        name: &Name,
+        uid: Uid,
+        spec: &AttachmentSpec,
+        old: Option<&AttachmentAlloc>,
+        _context: &Context,
+    ) -> Result<AttachmentAlloc> {
+        reference::<Namespace>(&edit.world, "spec.namespace", &spec.namespace)?;
+        let network = reference::<Network>(&edit.world, "spec.network", &spec.network)?;
+        if let Some(mtu) = spec.mtu.filter(|mtu| *mtu > network.spec.mtu()) {
+            let detail = format!("{mtu} is above the network's MTU of {}", network.spec.mtu());
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.mtu"));
+        }
+        let has_v6 = network.alloc.subnets.iter().any(|subnet| subnet.gateway.is_ipv6());
+        if let Some(mtu) = spec.mtu.filter(|mtu| has_v6 && *mtu < 1280) {
+            let detail = format!("{mtu} is below 1280, which the network's IPv6 subnet needs");
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.mtu"));
+        }
+        let addresses = attachment_addresses(edit, name, uid, spec, &network, old)?;
+        if let Some(old) = old {
+            let default_route = spec.default_route.unwrap_or(old.default_route);
+            return Ok(AttachmentAlloc { addresses, default_route, ..old.clone() });
+        }
+        if let Some(mac) = spec.mac {
+            check_mac(&edit.world, &spec.network, mac)?;
+        }
+        let interface = match &spec.interface {
+            Some(interface) => wanted_interface(&edit.world, &spec.namespace, interface)?,
+            None => first_free_interface(&edit.world, &spec.namespace)?,
+        };
+        let others =
+            edit.world.attachments_in(&spec.namespace).filter_map(|name| edit.world.get::<Attachment>(name));
+        let is_first = !others.into_iter().any(|other| other.alloc.default_route);
+        Ok(AttachmentAlloc {
+            addresses,
+            mac: spec.mac.unwrap_or_else(|| mac_of(uid, "inside")),
+            interface,
+            host_device: device_of(uid)?,
+            default_route: spec.default_route.unwrap_or(is_first),
+        })
+    }
+}
+
+/// One address per subnet: the wanted one, the one it had, or the next that is free.
+fn attachment_addresses(
+    edit: &mut Edit,
+    name: &Name,
+    uid: Uid,
+    spec: &AttachmentSpec,
+    network: &Stored<Network>,
+    old: Option<&AttachmentAlloc>,
+) -> Result<Vec<InterfaceAddress>> {
+    let mut wanted: Vec<Option<IpAddr>> = vec![None; network.alloc.subnets.len()];
+    for (index, address) in spec.addresses.iter().enumerate() {
+        let field = format!("spec.addresses[{index}]");
+        let Some(at) = network.alloc.subnets.iter().position(|subnet| subnet.cidr.net().contains(address))
+        else {
+            let subnets: Vec<String> =
+                network.alloc.subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+            let detail =
+                format!("{address} is not in a subnet of Network {}: {}", spec.network, subnets.join(", "));
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at(field));
+        };
+        if wanted[at].is_some() {
+            let detail = format!(
+                "{address} is the second address in {}; one per subnet is possible",
+                network.alloc.subnets[at].cidr
+            );
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at(field));
+        }
+        check_free(&edit.world, network, &network.alloc.subnets[at], *address, uid, &field)?;
+        wanted[at] = Some(*address);
+    }
+    let mut addresses = Vec::new();
+    for (index, subnet) in network.alloc.subnets.iter().enumerate() {
+        let kept = || {
+            let had =
+                old?.addresses.iter().map(|had| had.0.addr()).find(|had| subnet.cidr.net().contains(had))?;
+            edit.world.user_of(&spec.network, had).is_none().then_some(had)
+        };
+        let address = match wanted[index].or_else(kept) {
+            Some(address) => address,
+            None => choose(edit, network, index, name)?,
+        };
+        addresses.push(InterfaceAddress(crate::want::on_prefix(address, &subnet.cidr.net())));
+    }
+    Ok(addresses)
+}
+
+fn check_free(
+    world: &World,
+    network: &Stored<Network>,
+    subnet: &SubnetAlloc,
+    address: IpAddr,
+    uid: Uid,
+    field: &str,
+) -> Result<()> {
+    if !subnet.cidr.has_host(address) {
+        let detail = format!("{address} is the network or broadcast address of {}", subnet.cidr);
+        return Err(Error::new(ErrorReason::InvalidArgument, detail).at(field));
+    }
+    match world.user_of(&network.meta.name, address) {
+        Some(used) if used.holder.uid != uid => {
+            let holder = &used.holder;
+            let what = if holder.kind == Kind::Network { "is the gateway of" } else { "is used by" };
+            let detail = format!("{address} {what} {} {}", holder.kind, holder.name);
+            let error = Error::new(ErrorReason::AddressTaken, detail);
+            Err(error.with("conflict", format!("{}/{}", holder.kind, holder.name)).at(field))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The next free address of a subnet, after the cursor; moves the cursor.
+fn choose(edit: &mut Edit, network: &Stored<Network>, index: usize, for_: &Name) -> Result<IpAddr> {
+    let name = &network.meta.name;
+    let SubnetAlloc { cidr, gateway: _ } = &network.alloc.subnets[index];
+    let ranges: &[AddressRange] = network.spec.subnets.get(index).map_or(&[], |subnet| &subnet.ranges);
+    let world = &edit.world;
+    let used = |first, last| world.used_between(name, first, last).map(|(address, _)| address);
+    let chosen = ipam::choose(&ipam::Subnet { cidr: *cidr, ranges }, world.cursor(name, cidr), used);
+    let address = chosen.map_err(|_| {
+        let detail = format!(
+            "no address is left in {cidr} of Network {name} for {for_}; delete something, or widen its ranges"
+        );
+        Error::new(ErrorReason::PoolExhausted, detail).with("network", name).with("subnet", cidr)
+    })?;
+    edit.world.set_cursor(name, cidr, address);
+    edit.cursors.push((name.clone(), *cidr, address));
+    Ok(address)
+}
+
+fn check_mac(world: &World, network: &Name, mac: netloom_api::Mac) -> Result<()> {
+    let members = world.attachments_on(network).filter_map(|name| world.get::<Attachment>(name));
+    match members.into_iter().find(|member| member.alloc.mac == mac) {
+        Some(member) => {
+            let detail = format!("{mac} is the MAC address of Attachment {}", member.meta.name);
+            let error = Error::new(ErrorReason::MacTaken, detail);
+            Err(error.with("conflict", format!("Attachment/{}", member.meta.name)).at("spec.mac"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn interface_holder<'w>(world: &'w World, namespace: &Name, interface: &IfName) -> Option<&'w Name> {
+    let inside = world.attachments_in(namespace).filter_map(|name| world.get::<Attachment>(name));
+    inside.into_iter().find(|other| other.alloc.interface == *interface).map(|other| &other.meta.name)
+}
+
+fn wanted_interface(world: &World, namespace: &Name, interface: &IfName) -> Result<IfName> {
+    match interface_holder(world, namespace, interface) {
+        Some(holder) => {
+            let detail = format!("{namespace} has an interface {interface} already, of Attachment {holder}");
+            let error =
+                Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("Attachment/{holder}"));
+            Err(error.at("spec.interface"))
+        }
+        None => Ok(interface.clone()),
+    }
+}
+
+fn first_free_interface(world: &World, namespace: &Name) -> Result<IfName> {
+    let names =
+        (0..=world.attachments_in(namespace).count()).map(|number| format!("eth{number}").parse::<IfName>());
+    for name in names {
+        let name = name.map_err(Error::internal)?;
+        if interface_holder(world, namespace, &name).is_none() {
+            return Ok(name);
+        }
+    }
+    Err(Error::internal("more interface names are taken than there are attachments"))
+}
+
+/// The object that a field names; one that is being deleted is as good as gone.
+fn reference<N: WorldNoun>(world: &World, field: &str, name: &Name) -> Result<std::sync::Arc<Stored<N>>> {
+    match world.get::<N>(name) {
+        Some(object) if object.meta.delete_time.is_none() => Ok(object.clone()),
+        Some(_) | None => Err(Error::no_reference(field, N::KIND, name)),
+    }
+}
+
+impl Claims for PortForward {
+    fn check_immutable(old: &PortForwardSpec, new: &PortForwardSpec) -> Result<()> {
+        if old.protocol != new.protocol {
+            return Err(Error::immutable("spec.protocol", Kind::PortForward));
+        }
+        if old.listen != new.listen {
+            return Err(Error::immutable("spec.listen", Kind::PortForward));
+        }
+        Ok(())
+    }
+
+    fn claim(
+        edit: &mut Edit,
+        name: &Name,
+        _uid: Uid,
+        spec: &PortForwardSpec,
+        _old: Option<&Nothing>,
+        _context: &Context,
+    ) -> Result<Nothing> {
+        if let Some((port, holder)) = edit.world.listen_conflict(name, spec) {
+            let detail = format!("{} port {port} is published by PortForward {holder}", spec.protocol);
+            let error =
+                Error::new(ErrorReason::PortTaken, detail).with("conflict", format!("PortForward/{holder}"));
+            return Err(error.at("spec.listen.port"));
+        }
+        let target = edit.world.get::<Attachment>(&spec.target.attachment);
+        if let (Some(target), Some(address)) = (target, spec.listen.address)
+            && !target.alloc.addresses.iter().any(|has| has.0.addr().is_ipv4() == address.is_ipv4())
+        {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let detail =
+                format!("Attachment {} has no {family} address to forward {address} to", target.meta.name);
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.listen.address"));
+        }
+        Ok(Nothing {})
+    }
+}
+
+impl Claims for Reservation {
+    fn check_immutable(old: &ReservationSpec, new: &ReservationSpec) -> Result<()> {
+        if old.network != new.network {
+            return Err(Error::immutable("spec.network", Kind::Reservation));
+        }
+        if new.address.is_some() && old.address != new.address {
+            return Err(Error::immutable("spec.address", Kind::Reservation));
+        }
+        Ok(())
+    }
+
+    fn claim(
+        edit: &mut Edit,
+        name: &Name,
+        uid: Uid,
+        spec: &ReservationSpec,
+        old: Option<&ReservationAlloc>,
+        _context: &Context,
+    ) -> Result<ReservationAlloc> {
+        if let Some(old) = old {
+            return Ok(old.clone());
+        }
+        let network = reference::<Network>(&edit.world, "spec.network", &spec.network)?;
+        let address = match spec.address {
+            Some(address) => {
+                let Some(subnet) =
+                    network.alloc.subnets.iter().find(|subnet| subnet.cidr.net().contains(&address))
+                else {
+                    let detail = format!("{address} is not in a subnet of Network {}", spec.network);
+                    return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.address"));
+                };
+                check_free(&edit.world, &network, subnet, address, uid, "spec.address")?;
+                address
+            }
+            None => choose(edit, &network, 0, name)?,
+        };
+        Ok(ReservationAlloc { address })
+    }
+}

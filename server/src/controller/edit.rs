@@ -1,0 +1,453 @@
+//! What a set of changes makes of the World: checks, and choices where the caller left them open.
+//!
+//! Pure: identities and the time are given. All checks are of the World *after* the whole set: what is released is
+//! released before anything is claimed, so two attachments may swap addresses, and drafts may come in any order.
+//! Explicit wishes are served before open choices.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use netloom_api::{
+    Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
+    Network, Path, PortForward, Reservation, Timestamp, Uid,
+};
+use serde_json::{Map, Value};
+
+use super::claims;
+use crate::{
+    config::Pool,
+    error::{Error, Result},
+    world::{AnyStored, Stored, World, WorldNoun},
+};
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A new object.
+    Create(AnyDraft),
+    /// The object as given, new or not.
+    Put(AnyDraft),
+    /// Some fields of an object.
+    Patch(Patch),
+    /// No object.
+    Delete(Delete),
+}
+
+/// A JSON merge patch (RFC 7396) of labels, annotations, owner and spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    /// Which noun.
+    pub kind: Kind,
+    /// Which object.
+    pub name: Name,
+    /// The patch.
+    pub patch: Value,
+    /// Refuse another version.
+    pub etag: Option<Etag>,
+    /// Create the object when there is none.
+    pub allow_missing: bool,
+}
+
+/// A removal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delete {
+    /// Which noun.
+    pub kind: Kind,
+    /// Which object.
+    pub name: Name,
+    /// Refuse another version.
+    pub etag: Option<Etag>,
+    /// Remove what depends on it too.
+    pub force: bool,
+    /// Succeed when there is none.
+    pub allow_missing: bool,
+}
+
+/// What choices depend on beside the World.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    /// The moment of the change.
+    pub now: Timestamp,
+    /// Where subnets are chosen from.
+    pub pools: Arc<[Pool]>,
+    /// Prefixes of the host's own links, with the links' names.
+    pub on_link: Vec<(IpNet, String)>,
+}
+
+/// What the changes make.
+#[derive(Clone, Debug)]
+pub(super) struct Edit {
+    /// The World after them.
+    pub world: World,
+    /// What to do with each object, in the order of the changes.
+    pub fates: Vec<Fate>,
+    /// Objects whose rows are new or different.
+    pub puts: Vec<AnyStored>,
+    /// Objects that go at once, since the kernel has no part in them.
+    pub removes: Vec<AnyStored>,
+    /// Where next-fit allocation goes on.
+    pub cursors: Vec<(Name, Cidr, IpAddr)>,
+}
+
+/// The fate of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fate {
+    /// What happens.
+    pub action: Action,
+    /// Which noun.
+    pub kind: Kind,
+    /// Which object.
+    pub name: Name,
+    /// Its identity; none when there was nothing to delete.
+    pub uid: Option<Uid>,
+}
+
+/// Applies the changes to a World.
+pub(super) fn edit(before: &World, changes: Vec<Change>, context: &Context) -> Result<Edit> {
+    let mut edit = Edit {
+        world: before.clone(),
+        fates: Vec::new(),
+        puts: Vec::new(),
+        removes: Vec::new(),
+        cursors: Vec::new(),
+    };
+    let mut drafts = Vec::new();
+    let mut seen: BTreeMap<(Kind, Name), usize> = BTreeMap::new();
+    for (index, change) in changes.into_iter().enumerate() {
+        let (kind, name) = change.target();
+        if let Some(first) = seen.insert((kind, name.clone()), index) {
+            let detail = format!("{kind} {name} is changed twice, by entries {first} and {index}");
+            return Err(Error::new(ErrorReason::InvalidArgument, detail).at(format!("objects[{index}].name")));
+        }
+        match change {
+            Change::Delete(delete) => edit.delete(before, delete, context)?,
+            Change::Create(draft) => {
+                if let Some(old) = before.get_any(kind, &name) {
+                    return Err(exists(&old));
+                }
+                drafts.push((index, draft));
+                edit.fates.push(Fate { action: Action::Created, kind, name, uid: None });
+            }
+            Change::Put(draft) => {
+                drafts.push((index, draft));
+                edit.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
+            }
+            Change::Patch(patch) => {
+                drafts.push((index, patched(before, patch)?));
+                edit.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
+            }
+        }
+    }
+    edit.put_all(before, drafts, context)?;
+    if edit.puts.is_empty() && edit.removes.is_empty() {
+        return Ok(edit);
+    }
+    edit.world.revision = before.revision + 1;
+    Ok(edit)
+}
+
+impl Change {
+    /// Which object.
+    pub fn target(&self) -> (Kind, Name) {
+        match self {
+            Change::Create(draft) | Change::Put(draft) => (draft.kind(), draft.name().clone()),
+            Change::Patch(patch) => (patch.kind, patch.name.clone()),
+            Change::Delete(delete) => (delete.kind, delete.name.clone()),
+        }
+    }
+}
+
+fn exists(old: &AnyStored) -> Error {
+    let (kind, name) = (old.kind(), &old.meta().name);
+    let (reason, detail) = match old.meta().delete_time {
+        None => (ErrorReason::AlreadyExists, format!("a {kind} called {name} exists")),
+        Some(_) => {
+            (ErrorReason::BeingDeleted, format!("the {kind} called {name} is being deleted; try again"))
+        }
+    };
+    Error::new(reason, detail).with("kind", kind).with("name", name).with("uid", old.meta().uid)
+}
+
+fn check_etag(object: &AnyStored, etag: Option<Etag>) -> Result<()> {
+    let current = object.meta().etag();
+    match etag {
+        Some(etag) if etag != current => {
+            let detail =
+                format!("{} {} has changed; its etag is {current} now", object.kind(), object.meta().name);
+            Err(Error::new(ErrorReason::EtagMismatch, detail).with("etag", current))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The draft that a patch makes of the object as it is.
+fn patched(world: &World, patch: Patch) -> Result<AnyDraft> {
+    let Patch { kind, name, patch, etag, allow_missing } = patch;
+    let Value::Object(mut fields) = patch else {
+        return Err(Error::new(ErrorReason::Malformed, "a merge patch must be a JSON object"));
+    };
+    for field in netloom_api::OUTPUT_ONLY {
+        fields.remove(field);
+    }
+    if fields.get("name").is_some_and(|other| *other != *name.as_str()) {
+        return Err(Error::immutable("name", kind));
+    }
+    let mut base = match world.get_any(kind, &name) {
+        Some(old) => {
+            if old.meta().delete_time.is_some() {
+                return Err(exists(&old));
+            }
+            check_etag(&old, etag)?;
+            old.to_draft_json()
+        }
+        None if allow_missing => {
+            Value::Object(Map::from_iter([("name".to_owned(), Value::from(name.as_str()))]))
+        }
+        None => return Err(Error::not_found(kind, name)),
+    };
+    merge(&mut base, Value::Object(fields));
+    if let Value::Object(base) = &mut base {
+        base.entry("kind").or_insert_with(|| Value::from(kind.as_str()));
+    }
+    Ok(AnyDraft::from_json(base, &Path::root())?)
+}
+
+/// RFC 7396, section 2.
+fn merge(target: &mut Value, patch: Value) {
+    match patch {
+        Value::Object(fields) => {
+            if !target.is_object() {
+                *target = Value::Object(Map::new());
+            }
+            let Value::Object(target) = target else { return };
+            for (key, value) in fields {
+                if value.is_null() {
+                    target.remove(&key);
+                } else if is_union(target.get(&key), &value) {
+                    target.insert(key, value);
+                } else {
+                    merge(target.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        other => *target = other,
+    }
+}
+
+/// A union is an object with exactly one key: naming another key replaces it, or the result would have two.
+fn is_union(old: Option<&Value>, new: &Value) -> bool {
+    let (Some(Value::Object(old)), Value::Object(new)) = (old, new) else { return false };
+    let is_choice = |keys: &Map<String, Value>| keys.len() == 1 && keys.values().all(Value::is_object);
+    is_choice(old) && is_choice(new) && old.keys().ne(new.keys())
+}
+
+impl Edit {
+    fn put_all(&mut self, before: &World, drafts: Vec<(usize, AnyDraft)>, context: &Context) -> Result<()> {
+        // Releases first.
+        for (_, draft) in &drafts {
+            self.world.remove(draft.kind(), draft.name());
+        }
+        let mut drafts = drafts;
+        drafts.sort_by_key(|(index, draft)| (order(draft), *index));
+        let many = drafts.len() > 1;
+        for (index, draft) in drafts {
+            let placed = match draft {
+                AnyDraft::Namespace(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Network(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Attachment(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::PortForward(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
+            };
+            placed.map_err(|error| if many { inside(error, index) } else { error })?;
+        }
+        Ok(())
+    }
+
+    fn put_one<N: claims::Claims>(
+        &mut self,
+        before: &World,
+        index: usize,
+        draft: Draft<N>,
+        context: &Context,
+    ) -> Result<()> {
+        let old = before.get::<N>(&draft.name);
+        if let Some(old) = old.filter(|old| old.meta.delete_time.is_some()) {
+            return Err(exists(&N::any(old.clone())));
+        }
+        if let Some(old) = old {
+            N::check_immutable(&old.spec, &draft.spec)?;
+        }
+        let Draft { name, labels, annotations, owner, spec } = draft;
+        let uid = old.map_or_else(Uid::generate, |old| old.meta.uid);
+        let alloc = N::claim(self, &name, uid, &spec, old.map(|old| &old.alloc), context)?;
+        let fate = &mut self.fates[index];
+        fate.uid = Some(uid);
+        let Some(old) = old else {
+            fate.action = Action::Created;
+            let meta = Meta {
+                name,
+                labels,
+                annotations,
+                owner,
+                uid,
+                generation: 1,
+                revision: before.revision + 1,
+                create_time: context.now,
+                update_time: context.now,
+                delete_time: None,
+            };
+            self.keep::<N>(Stored { meta, spec, alloc });
+            return Ok(());
+        };
+        let owner = owner.or_else(|| old.meta.owner.clone());
+        let same_spec = old.spec == spec && old.alloc == alloc;
+        if same_spec
+            && old.meta.labels == labels
+            && old.meta.annotations == annotations
+            && old.meta.owner == owner
+        {
+            fate.action = Action::Unchanged;
+            self.world.put(N::any(old.clone()));
+            return Ok(());
+        }
+        fate.action = Action::Updated;
+        let meta = Meta {
+            name,
+            labels,
+            annotations,
+            owner,
+            uid,
+            generation: old.meta.generation + i64::from(!same_spec),
+            revision: before.revision + 1,
+            create_time: old.meta.create_time,
+            update_time: context.now,
+            delete_time: None,
+        };
+        self.keep::<N>(Stored { meta, spec, alloc });
+        Ok(())
+    }
+
+    fn keep<N: WorldNoun>(&mut self, object: Stored<N>) {
+        let object = N::any(Arc::new(object));
+        self.world.put(object.clone());
+        self.puts.push(object);
+    }
+
+    fn delete(&mut self, before: &World, delete: Delete, context: &Context) -> Result<()> {
+        let Delete { kind, name, etag, force, allow_missing } = delete;
+        let Some(object) = before.get_any(kind, &name) else {
+            if allow_missing {
+                self.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
+                return Ok(());
+            }
+            return Err(Error::not_found(kind, name));
+        };
+        check_etag(&object, etag)?;
+        let children = dependents(before, kind, &name);
+        let alive = |(kind, name): &&(Kind, Name)| {
+            self.world.get_any(*kind, name).is_some_and(|child| child.meta().delete_time.is_none())
+        };
+        if !force && let Some(_) = children.iter().find(alive) {
+            let names: Vec<String> =
+                children.iter().filter(alive).map(|(kind, name)| format!("{kind}/{name}")).collect();
+            let detail =
+                format!("{kind} {name} is needed by {}; delete them first, or force", names.join(", "));
+            return Err(Error::new(ErrorReason::HasDependents, detail).with("dependents", names.join(",")));
+        }
+        self.fates.push(Fate {
+            action: Action::Deleted,
+            kind,
+            name: name.clone(),
+            uid: Some(object.meta().uid),
+        });
+        for (kind, name) in children.iter().chain([&(kind, name)]) {
+            self.mark_deleted(*kind, name, before.revision + 1, context.now);
+        }
+        Ok(())
+    }
+
+    /// What the kernel has a part in stays until the kernel is rid of it.
+    fn mark_deleted(&mut self, kind: Kind, name: &Name, revision: i64, now: Timestamp) {
+        let Some(object) = self.world.get_any(kind, name) else { return };
+        if object.meta().delete_time.is_some() {
+            return;
+        }
+        if kind == Kind::Reservation {
+            self.world.remove(kind, name);
+            self.removes.push(object);
+            return;
+        }
+        let meta = Meta { delete_time: Some(now), update_time: now, revision, ..object.meta().clone() };
+        let object = object.with_meta(meta);
+        self.world.put(object.clone());
+        self.puts.push(object);
+    }
+}
+
+/// References before what refers to them; explicit wishes before open choices.
+fn order(draft: &AnyDraft) -> (u8, bool) {
+    match draft {
+        AnyDraft::Namespace(_) => (0, false),
+        AnyDraft::Network(draft) => {
+            (1, draft.spec.subnets.is_empty() || draft.spec.subnets.iter().any(|s| s.cidr.is_none()))
+        }
+        AnyDraft::Reservation(draft) => (2, draft.spec.address.is_none()),
+        AnyDraft::Attachment(draft) if draft.spec.addresses.is_empty() => (3, true),
+        // An explicit address is claimed before a reservation chooses one.
+        AnyDraft::Attachment(_) => (2, false),
+        AnyDraft::PortForward(_) => (4, false),
+    }
+}
+
+/// What cannot be without this object, innermost first.
+pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
+    let of = |kind: Kind, names: Vec<&Name>| {
+        names.into_iter().map(move |name| (kind, name.clone())).collect::<Vec<_>>()
+    };
+    match kind {
+        Kind::Namespace => of(Kind::Attachment, world.attachments_in(name).collect()),
+        Kind::Network => {
+            let mut all = of(Kind::Attachment, world.attachments_on(name).collect());
+            all.extend(of(Kind::Reservation, world.reservations_on(name).collect()));
+            all
+        }
+        // A forward may wait for its attachment to come back.
+        Kind::Attachment | Kind::PortForward | Kind::Reservation => Vec::new(),
+    }
+}
+
+/// The error of one object of many.
+fn inside(mut error: Error, index: usize) -> Error {
+    for violation in &mut error.violations {
+        violation.field = format!("objects[{index}].{}", violation.field);
+    }
+    error.with("index", index)
+}
+
+impl AnyStored {
+    /// The object as a caller would send it.
+    pub fn to_draft_json(&self) -> Value {
+        let export = self.to_draft().to_export();
+        serde_json::to_value(export).unwrap_or_default()
+    }
+
+    /// The object as a caller would send it.
+    pub fn to_draft(&self) -> AnyDraft {
+        fn draft<N: WorldNoun>(object: &Stored<N>) -> Draft<N> {
+            let Meta { name, labels, annotations, owner, .. } = object.meta.clone();
+            Draft { name, labels, annotations, owner, spec: object.spec.clone() }
+        }
+        match self {
+            AnyStored::Namespace(object) => draft::<Namespace>(object).into(),
+            AnyStored::Network(object) => draft::<Network>(object).into(),
+            AnyStored::Attachment(object) => draft::<Attachment>(object).into(),
+            AnyStored::PortForward(object) => draft::<PortForward>(object).into(),
+            AnyStored::Reservation(object) => draft::<Reservation>(object).into(),
+        }
+    }
+}
+
+/// A device name made from an identity.
+pub(super) fn device_of(uid: Uid) -> Result<IfName> {
+    format!("{}{}", crate::hostnet::DEVICE_PREFIX, uid.tail()).parse().map_err(Error::internal)
+}

@@ -1,0 +1,209 @@
+//! The one place where intent is written: every commit is computed on top of the last one, in order.
+//!
+//! Writers compute under a lock, on the World as last *submitted*, and wait for the database outside of it; so commits
+//! pipeline into the store's groups. When a group fails, what was built on it is refused and computed anew.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use netloom_api::{Event, EventType, Kind, Name, Timestamp, Uid};
+
+use super::{edit::dependents, render};
+use crate::{
+    error::{Error, Result},
+    reconcile::board::Board,
+    store::{Batch, Receipt, RequestRecord, Snapshot, Store, StoreError},
+    world::{AnyStored, World},
+};
+
+/// How often a write is computed anew after another one failed under it.
+const TRIES: usize = 5;
+
+/// The writer of intent.
+pub struct Intent {
+    store: Store,
+    head: tokio::sync::Mutex<Head>,
+    ports: Mutex<Ports>,
+}
+
+/// The World as last submitted.
+struct Head {
+    world: Arc<World>,
+    epoch: u64,
+}
+
+/// Host ports that are held by a bound socket, by PortForward.
+#[derive(Default)]
+struct Ports {
+    held: HashMap<Uid, crate::kernel::claim::Claim>,
+    lost: HashSet<Uid>,
+}
+
+/// What a write wants to keep.
+pub(super) struct Write {
+    /// The World after it.
+    pub world: World,
+    /// Objects that are new or changed.
+    pub puts: Vec<AnyStored>,
+    /// Objects that are gone.
+    pub removes: Vec<AnyStored>,
+    /// Cursors that have moved.
+    pub cursors: Vec<(Name, netloom_api::Cidr, std::net::IpAddr)>,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// The request that asked for it.
+    pub request: Option<RequestRecord>,
+}
+
+impl Intent {
+    /// A writer on top of what the store has.
+    pub fn new(store: Store) -> Self {
+        let Snapshot { world, epoch, .. } = store.snapshot();
+        Self { store, head: tokio::sync::Mutex::new(Head { world, epoch }), ports: Mutex::default() }
+    }
+
+    /// The World as last committed.
+    pub fn committed(&self) -> Arc<World> {
+        self.store.snapshot().world
+    }
+
+    /// The store, to read from.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Computes a write on top of the last one and submits it. `build` may be called again when an earlier write fails.
+    /// Answers once a restarted process would see it; the receipt tells when it survives a loss of power.
+    pub(super) async fn write<T>(
+        &self,
+        mut build: impl FnMut(&World) -> Result<(T, Option<Write>)>,
+    ) -> Result<(T, Option<crate::store::Pending<()>>)> {
+        for _ in 0..TRIES {
+            let mut head = self.head.lock().await;
+            if head.epoch != self.store.epoch() {
+                let Snapshot { world, epoch, .. } = self.store.snapshot();
+                *head = Head { world, epoch };
+            }
+            let (told, write) = build(&head.world)?;
+            let Some(Write { world, puts, removes, cursors, events, request }) = write else {
+                return Ok((told, None));
+            };
+            let world = Arc::new(world);
+            let removes = removes.iter().map(|object| (object.kind(), object.meta().uid)).collect();
+            let batch = Batch {
+                epoch: head.epoch,
+                puts,
+                removes,
+                events,
+                cursors,
+                request,
+                world: Some(world.clone()),
+            };
+            let receipt = match self.store.submit(batch) {
+                Ok(receipt) => receipt,
+                Err(StoreError::Superseded) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            head.world = world;
+            drop(head);
+            let Receipt { written, durable } = receipt;
+            match written.await {
+                Ok(_) => return Ok((told, Some(durable))),
+                Err(StoreError::Superseded) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::new(netloom_api::ErrorReason::Unavailable, "the database refuses writes; try again later"))
+    }
+
+    /// Drops the rows of objects that are marked as deleted and that the kernel is rid of.
+    pub async fn retire(&self, board: &Board, gone: Vec<(Kind, Name, Uid)>) -> Result<()> {
+        let built = self.write(|before| {
+            let mut world = before.clone();
+            let mut removes = Vec::new();
+            let mut left: Vec<_> = gone.iter().collect();
+            // A parent's row may not go before its children's.
+            while !left.is_empty() {
+                let (now, later): (Vec<_>, Vec<_>) =
+                    left.into_iter().partition(|(kind, name, _)| dependents(&world, *kind, name).is_empty());
+                if now.is_empty() {
+                    break;
+                }
+                for (kind, name, uid) in now {
+                    let same = world.get_any(*kind, name).filter(|object| object.meta().uid == *uid);
+                    if let Some(object) = same.filter(|object| object.meta().delete_time.is_some()) {
+                        world.remove(*kind, name);
+                        removes.push(object);
+                    }
+                }
+                left = later;
+            }
+            if removes.is_empty() {
+                return Ok(((), None));
+            }
+            world.revision += 1;
+            let events = removes
+                .iter()
+                .map(|object| render::event(EventType::Deleted, object, before, board, None))
+                .collect();
+            let write =
+                Write { world, puts: Vec::new(), removes, cursors: Vec::new(), events, request: None };
+            Ok(((), Some(write)))
+        });
+        built.await?;
+        let mut ports = self.ports();
+        for (_, _, uid) in &gone {
+            ports.held.remove(uid);
+            ports.lost.remove(uid);
+        }
+        Ok(())
+    }
+
+    /// Writes a status event for each object whose condition has changed. Losing one to a full disk is no harm: status is
+    /// a cache, and a follower resyncs from a list.
+    pub fn tell_status(&self, board: &Board, changed: Vec<(Kind, Name)>) {
+        if changed.is_empty() {
+            return;
+        }
+        let world = self.committed();
+        let objects = changed.iter().filter_map(|(kind, name)| world.get_any(*kind, name));
+        let events =
+            objects.map(|object| render::event(EventType::Status, &object, &world, board, None)).collect();
+        if let Err(error) = self.store.submit(Batch { events, ..Batch::default() }) {
+            tracing::warn!(%error, "status events were not logged");
+        }
+    }
+
+    /// Holds a forward's host ports until its row is dropped.
+    pub(super) fn hold_ports(&self, uid: Uid, claim: crate::kernel::claim::Claim) {
+        let mut ports = self.ports();
+        ports.held.insert(uid, claim);
+        ports.lost.remove(&uid);
+    }
+
+    /// Lets go of ports of a forward that did not come to be.
+    pub(super) fn release_ports(&self, uid: &Uid) {
+        self.ports().held.remove(uid);
+    }
+
+    /// Remembers that another process has a forward's port.
+    pub(super) fn lose_ports(&self, uid: Uid) {
+        self.ports().lost.insert(uid);
+    }
+
+    /// Whether another process has a forward's port.
+    pub fn port_is_lost(&self, uid: &Uid) -> bool {
+        self.ports().lost.contains(uid)
+    }
+
+    fn ports(&self) -> std::sync::MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The moment of a change.
+pub(super) fn now() -> Timestamp {
+    Timestamp::now()
+}

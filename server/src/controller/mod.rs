@@ -1,0 +1,416 @@
+//! The verbs: check, claim, allocate, commit, wait.
+//!
+//! POST, PATCH, DELETE and apply are sets of changes, and a set is one transaction. What can clash outside of the
+//! database, a host port, is claimed before it is written. A new object that the kernel refuses for good is withdrawn
+//! while its maker still waits; afterwards it stays, and its status says why it is not ready.
+
+mod claims;
+mod edit;
+mod intent;
+mod ports;
+mod read;
+mod render;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use netloom_api::{
+    Action, AnyObject, ConditionStatus, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, RequestId,
+    Uid,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::Pool,
+    error::{Error, Result},
+    hostnet::{FailureSort, Scope},
+    kernel::Kernel,
+    reconcile::{
+        Waker,
+        board::{Board, Waited},
+    },
+    store::{RequestRecord, Store},
+    want::{Surroundings, scope_of, want},
+    world::World,
+};
+use edit::{Context, Edit};
+
+pub use edit::{Change, Delete, Fate, Patch, dependents};
+pub use intent::Intent;
+pub use read::{EventFilter, ListQuery};
+pub use render::Render;
+
+/// How long a write waits when nothing is said.
+pub const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+/// How long a write may wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Who asks, and how.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// As in the audit, e.g. `uid:0`.
+    pub actor: String,
+    /// The request's id in the log.
+    pub trace: String,
+}
+
+/// What every write may ask for beside its changes.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Makes a retry safe.
+    pub request_id: Option<RequestId>,
+    /// How long to wait for the kernel.
+    pub wait: Duration,
+    /// Check and plan, keep nothing.
+    pub dry_run: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { request_id: None, wait: WAIT_DEFAULT, dry_run: false }
+    }
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// One per change, in their order.
+    pub changes: Vec<PlannedChange>,
+    /// The objects as they are now, in the same order; none where there was nothing to delete, what it was where it is gone.
+    pub objects: Vec<Option<AnyObject>>,
+    /// The count of intent after it.
+    pub revision: i64,
+    /// Of a dry run.
+    pub plan: Option<Plan>,
+}
+
+/// The verbs.
+pub struct Controller {
+    intent: Arc<Intent>,
+    board: Arc<Board>,
+    around: Arc<RwLock<Surroundings>>,
+    kernel: Kernel,
+    waker: Waker,
+    pools: Arc<[Pool]>,
+}
+
+impl Controller {
+    /// Puts the verbs in front of intent, status and kernel.
+    pub fn new(
+        intent: Arc<Intent>,
+        board: Arc<Board>,
+        around: Arc<RwLock<Surroundings>>,
+        kernel: Kernel,
+        waker: Waker,
+        pools: Arc<[Pool]>,
+    ) -> Self {
+        Self { intent, board, around, kernel, waker, pools }
+    }
+
+    /// Makes the changes, all or none, and waits for the kernel as long as the options say.
+    pub async fn commit(
+        self: &Arc<Self>,
+        changes: Vec<Change>,
+        options: &WriteOptions,
+        caller: &Caller,
+    ) -> Result<Committed> {
+        if options.dry_run {
+            return self.dry_run(changes).await;
+        }
+        let request = Request::of(&changes, options, caller);
+        if let Some(replayed) = self.replay(&request, &changes).await? {
+            return Ok(replayed);
+        }
+        // A caller that goes away must not leave a half-done write: the work goes on in a task of its own.
+        let (this, options, caller) = (self.clone(), options.clone(), caller.clone());
+        let task = tokio::spawn(async move { this.commit_now(changes, &options, &caller, request).await });
+        task.await.map_err(|error| Error::internal(format!("the write died: {error}")))?
+    }
+
+    async fn commit_now(
+        &self,
+        changes: Vec<Change>,
+        options: &WriteOptions,
+        caller: &Caller,
+        request: Option<Request>,
+    ) -> Result<Committed> {
+        self.await_names(&changes, options.wait).await;
+        let context = self.context(&changes).await?;
+        let mut claimed = Vec::new();
+        let written = self.intent.write(|before| {
+            let edit = edit::edit(before, changes.clone(), &context)?;
+            claimed.iter().for_each(|uid| self.intent.release_ports(uid));
+            claimed = ports::claim(&self.intent, before, &edit)?;
+            let write = self.to_write(before, &edit, caller, request.as_ref());
+            Ok((edit, write))
+        });
+        let (edit, durable) = match written.await {
+            Ok(written) => written,
+            Err(error) => {
+                claimed.iter().for_each(|uid| self.intent.release_ports(uid));
+                return Err(error);
+            }
+        };
+        let touched: Vec<(Kind, Name)> =
+            edit.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect();
+        if !touched.is_empty() {
+            self.waker.wake(touched).await;
+        }
+        let settled = self.settle(&edit, options.wait).await;
+        if let Some(durable) = durable {
+            durable.await?;
+        }
+        settled?;
+        Ok(self.committed(&edit))
+    }
+
+    /// A name that is being deleted is worth waiting for.
+    async fn await_names(&self, changes: &[Change], wait: Duration) {
+        let world = self.intent.committed();
+        for change in changes {
+            let (kind, name) = change.target();
+            let dying = world.get_any(kind, &name).filter(|object| object.meta().delete_time.is_some());
+            if let (Change::Create(_) | Change::Put(_) | Change::Patch(_), Some(dying)) = (change, dying) {
+                let uid = dying.meta().uid;
+                self.board.gone(uid, wait, || self.intent.committed().find(&uid).is_some()).await;
+            }
+        }
+    }
+
+    async fn context(&self, changes: &[Change]) -> Result<Context> {
+        let makes_network = changes.iter().any(|change| match change {
+            Change::Create(_) | Change::Put(_) | Change::Patch(_) => change.target().0 == Kind::Network,
+            Change::Delete(_) => false,
+        });
+        let on_link = if makes_network { self.on_link().await? } else { Vec::new() };
+        Ok(Context { now: intent::now(), pools: self.pools.clone(), on_link })
+    }
+
+    /// The host's own prefixes; those of our own devices are left out, since the World knows them.
+    async fn on_link(&self) -> Result<Vec<(ipnet::IpNet, String)>> {
+        let kernel = self.kernel.clone();
+        let found = tokio::task::spawn_blocking(move || kernel.on_link()).await;
+        let found = found.map_err(|error| Error::internal(error.to_string()))?;
+        found.map_err(|why| {
+            Error::new(ErrorReason::Unavailable, format!("the host's addresses are not known: {why}"))
+        })
+    }
+
+    fn to_write(
+        &self,
+        before: &World,
+        edit: &Edit,
+        caller: &Caller,
+        request: Option<&Request>,
+    ) -> Option<intent::Write> {
+        if edit.puts.is_empty() && edit.removes.is_empty() {
+            return None;
+        }
+        let created = |object: &crate::world::AnyStored| before.find(&object.meta().uid).is_none();
+        let mut events: Vec<_> = edit
+            .puts
+            .iter()
+            .map(|object| {
+                let type_ = if created(object) { EventType::Created } else { EventType::Updated };
+                render::event(type_, object, &edit.world, &self.board, Some(caller))
+            })
+            .collect();
+        let removed = edit.removes.iter();
+        events.extend(
+            removed
+                .map(|object| render::event(EventType::Deleted, object, before, &self.board, Some(caller))),
+        );
+        let request = request.and_then(|request| request.record(edit, caller));
+        Some(intent::Write {
+            world: edit.world.clone(),
+            puts: edit.puts.clone(),
+            removes: edit.removes.clone(),
+            cursors: edit.cursors.clone(),
+            events,
+            request,
+        })
+    }
+
+    /// Waits until the kernel has followed, or the time is over, which is not an error.
+    async fn settle(&self, edit: &Edit, wait: Duration) -> Result<()> {
+        let until = tokio::time::Instant::now() + wait;
+        let left = || until.saturating_duration_since(tokio::time::Instant::now());
+        let mut refused = None;
+        for object in &edit.puts {
+            let (uid, generation) = (object.meta().uid, object.meta().generation);
+            let exists = || self.intent.committed().find(&uid).is_some();
+            if object.meta().delete_time.is_some() {
+                self.board.gone(uid, left(), exists).await;
+                continue;
+            }
+            if let Waited::Failed(entry) = self.board.settled(uid, generation, left(), exists).await
+                && let Some(failure) = entry.failure
+                && matches!(failure.sort, FailureSort::Conflict | FailureSort::Final)
+                && generation == 1
+                && edit.fates.iter().any(|fate| fate.uid == Some(uid) && fate.action == Action::Created)
+            {
+                refused = Some((object.clone(), failure));
+            }
+        }
+        let Some((object, failure)) = refused else { return Ok(()) };
+        self.withdraw(edit, left().max(Duration::from_secs(1))).await?;
+        let reason = match failure.sort {
+            FailureSort::Conflict => ErrorReason::DeviceTaken,
+            FailureSort::Final | FailureSort::Passing | FailureSort::Surprise => ErrorReason::KernelError,
+        };
+        let detail = format!("{} {} cannot be: {}", object.kind(), object.meta().name, failure.message);
+        let error = Error::new(reason, detail);
+        Err(match failure.errno {
+            Some(errno) => error.with("errno", errno),
+            None => error,
+        })
+    }
+
+    /// Takes back what a refused set has created; undo is a new intent through the same loop.
+    async fn withdraw(&self, edit: &Edit, within: Duration) -> Result<()> {
+        let created: Vec<&Fate> = edit.fates.iter().filter(|fate| fate.action == Action::Created).collect();
+        let changes: Vec<Change> = created
+            .iter()
+            .map(|fate| {
+                Change::Delete(Delete {
+                    kind: fate.kind,
+                    name: fate.name.clone(),
+                    etag: None,
+                    force: true,
+                    allow_missing: true,
+                })
+            })
+            .collect();
+        let context = self.context(&[]).await?;
+        let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into() };
+        let (undo, _) = self
+            .intent
+            .write(|before| {
+                let undo = edit::edit(before, changes.clone(), &context)?;
+                let write = self.to_write(before, &undo, &caller, None);
+                Ok((undo, write))
+            })
+            .await?;
+        self.waker
+            .wake(undo.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect())
+            .await;
+        for fate in created {
+            if let Some(uid) = fate.uid {
+                self.board.gone(uid, within, || self.intent.committed().find(&uid).is_some()).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn committed(&self, edit: &Edit) -> Committed {
+        let world = self.intent.committed();
+        let objects = edit.fates.iter().map(|fate| self.show(fate, &world, edit)).collect();
+        Committed { changes: planned(&edit.fates), objects, revision: edit.world.revision, plan: None }
+    }
+
+    /// The object of a fate: as it is, or what it was.
+    fn show(&self, fate: &Fate, world: &World, edit: &Edit) -> Option<AnyObject> {
+        let uid = fate.uid?;
+        let now = world.get_any(fate.kind, &fate.name).filter(|object| object.meta().uid == uid);
+        let was = || edit.puts.iter().chain(&edit.removes).find(|object| object.meta().uid == uid).cloned();
+        now.or_else(was).map(|object| render::any(&object, world, &self.board))
+    }
+
+    async fn dry_run(&self, changes: Vec<Change>) -> Result<Committed> {
+        let context = self.context(&changes).await?;
+        let before = self.intent.committed();
+        let edit = edit::edit(&before, changes, &context)?;
+        let mut scope = Scope::default();
+        for object in &edit.puts {
+            scope.join(scope_of(&before, object.kind(), &object.meta().name));
+            scope.join(scope_of(&edit.world, object.kind(), &object.meta().name));
+        }
+        let around = self.around.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let steps =
+            crate::plan::plan(&want(&before, &scope, &around), &want(&edit.world, &scope, &around)).steps;
+        let plan =
+            Plan { changes: planned(&edit.fates), steps: steps.iter().map(ToString::to_string).collect() };
+        let mut objects: Vec<Option<AnyObject>> =
+            edit.fates.iter().map(|fate| self.show(fate, &edit.world, &edit)).collect();
+        if let [Some(object)] = objects.as_mut_slice() {
+            object.set_plan(plan.clone());
+        }
+        Ok(Committed { changes: plan.changes.clone(), objects, revision: before.revision, plan: Some(plan) })
+    }
+
+    /// The answer of an earlier write with the same key.
+    async fn replay(&self, request: &Option<Request>, changes: &[Change]) -> Result<Option<Committed>> {
+        let Some(request) = request else { return Ok(None) };
+        let Some(record) = self.intent.store().request(&request.actor, &request.key).await? else {
+            return Ok(None);
+        };
+        if record.hash != request.hash {
+            let detail = format!("the key {} was used for another request", request.key);
+            return Err(Error::new(ErrorReason::IdempotencyMismatch, detail));
+        }
+        let world = self.intent.committed();
+        let fates: Vec<Fate> = changes
+            .iter()
+            .map(|change| {
+                let (kind, name) = change.target();
+                let uid = world.get_any(kind, &name).map(|object| object.meta().uid);
+                Fate { action: Action::Unchanged, kind, name, uid }
+            })
+            .collect();
+        let objects = fates.iter().map(|fate| {
+            world.get_any(fate.kind, &fate.name).map(|object| render::any(&object, &world, &self.board))
+        });
+        let objects = objects.collect();
+        Ok(Some(Committed { changes: planned(&fates), objects, revision: world.revision, plan: None }))
+    }
+}
+
+fn planned(fates: &[Fate]) -> Vec<PlannedChange> {
+    let one = |fate: &Fate| PlannedChange { action: fate.action, kind: fate.kind, name: fate.name.clone() };
+    fates.iter().map(one).collect()
+}
+
+/// A request that can be known again.
+struct Request {
+    actor: String,
+    key: RequestId,
+    hash: String,
+}
+
+impl Request {
+    fn of(changes: &[Change], options: &WriteOptions, caller: &Caller) -> Option<Self> {
+        let key = options.request_id.clone()?;
+        let hash = Sha256::digest(format!("{changes:?}"));
+        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Self { actor: caller.actor.clone(), key, hash })
+    }
+
+    /// The record names the first object of the set; what a replay answers is looked up by the changes.
+    fn record(&self, edit: &Edit, _caller: &Caller) -> Option<RequestRecord> {
+        let (fate, uid) = edit.fates.iter().find_map(|fate| Some((fate, fate.uid?)))?;
+        Some(RequestRecord {
+            actor: self.actor.clone(),
+            key: self.key.clone(),
+            hash: self.hash.clone(),
+            kind: fate.kind,
+            name: fate.name.clone(),
+            uid,
+            time: intent::now(),
+        })
+    }
+}
+
+/// Whether an object of this identity is ready.
+pub fn is_ready(board: &Board, uid: &Uid) -> bool {
+    board.get(uid).is_some_and(|entry| entry.ready.status == ConditionStatus::True)
+}
+
+/// The store behind the verbs, for the log's readers.
+impl Controller {
+    /// The log.
+    pub fn store(&self) -> &Store {
+        self.intent.store()
+    }
+}

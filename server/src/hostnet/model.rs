@@ -1,0 +1,128 @@
+//! What Linux does with a step: the step itself, and what follows from it unasked.
+//!
+//! The rules, each seen on Linux 6.18: a link that goes takes its addresses, routes and switches with it; a bridge that
+//! goes frees its ports; one end of a cable that goes takes the other; a namespace that dies takes all that is in it;
+//! a link that goes down loses its IPv6 addresses and all of its routes; a route whose gateway loses its last address
+//! in the subnet goes too.
+
+use netloom_api::IfName;
+
+use super::{Action, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step};
+
+impl HostNet {
+    /// The host after the step.
+    pub fn apply(&mut self, step: &Step) {
+        let mark = step.uid.map_or(Mark::Group, Mark::Object);
+        match &step.action {
+            Action::CreateNamespace { name, uid } => {
+                self.namespaces.insert(name.clone(), Mark::Object(*uid));
+            }
+            Action::DeleteNamespace { name } => {
+                self.namespaces.remove(name);
+                self.drop_stack(&Stack::Namespace(name.clone()));
+            }
+            Action::CreateBridge { device, link } => {
+                self.links.insert((Stack::Host, device.clone()), link.clone());
+            }
+            Action::CreateCable { device, link, stack, interface, inside } => {
+                let outer = Link { up: false, hairpin: false, ..link.clone() };
+                self.links.insert((Stack::Host, device.clone()), outer);
+                self.links.insert((stack.clone(), interface.clone()), Link { up: false, ..inside.clone() });
+            }
+            Action::SetLink { stack, link, change } => self.change_link(stack, link, change),
+            Action::DeleteLink { device } => self.drop_link(&Stack::Host, device),
+            Action::AddAddress(address) => {
+                self.addresses.insert(address.clone(), mark);
+            }
+            Action::DeleteAddress(address) => {
+                self.addresses.remove(address);
+                self.drop_unreachable(&address.stack, &address.link);
+            }
+            Action::AddRoute(route) => {
+                self.routes.insert(route.clone(), mark);
+            }
+            Action::DeleteRoute(route) => {
+                self.routes.remove(route);
+            }
+            Action::SetSysctl { stack, sysctl, value } => {
+                self.sysctls.insert((stack.clone(), sysctl.clone()), value.clone());
+            }
+            Action::InstallRules => self.rules.skeleton = super::rules::Skeleton::Present,
+            Action::RemoveRule(element) => {
+                self.rules.elements.remove(element);
+            }
+            Action::AddRule(element) => {
+                self.rules.elements.insert(element.clone());
+            }
+            Action::Announce(_) => {}
+        }
+    }
+
+    fn change_link(&mut self, stack: &Stack, name: &IfName, change: &LinkChange) {
+        let Some(link) = self.links.get_mut(&(stack.clone(), name.clone())) else { return };
+        let LinkChange { up, mtu, master, hairpin, alias } = change;
+        if let Some(uid) = alias {
+            link.mark = Mark::Object(*uid);
+        }
+        if let Some(mtu) = mtu {
+            link.mtu = *mtu;
+        }
+        if let Some(master) = master {
+            link.master = master.clone();
+            link.hairpin &= master.is_some();
+        }
+        if let Some(hairpin) = hairpin {
+            link.hairpin = *hairpin;
+        }
+        if let Some(up) = up {
+            let goes_down = link.up && !up;
+            link.up = *up;
+            if goes_down {
+                let here = |other: &Stack, link: &IfName| other == stack && link == name;
+                self.routes.retain(|route, _| !here(&route.stack, &route.link));
+                self.addresses.retain(|address, _| {
+                    !here(&address.stack, &address.link) || address.net.addr().is_ipv4()
+                });
+            }
+        }
+    }
+
+    /// A route lives only as long as an address of its link has the gateway in its subnet.
+    fn drop_unreachable(&mut self, stack: &Stack, link: &IfName) {
+        let Self { addresses, routes, .. } = self;
+        routes.retain(|route, _| {
+            let elsewhere = route.stack != *stack || route.link != *link;
+            elsewhere
+                || addresses.keys().any(|address| {
+                    address.stack == *stack && address.link == *link && address.net.contains(&route.via)
+                })
+        });
+    }
+
+    fn drop_link(&mut self, stack: &Stack, name: &IfName) {
+        let Some(link) = self.links.remove(&(stack.clone(), name.clone())) else { return };
+        let here = |other: &Stack, link: &IfName| other == stack && link == name;
+        self.addresses.retain(|address, _| !here(&address.stack, &address.link));
+        self.routes.retain(|route, _| !here(&route.stack, &route.link));
+        self.sysctls.retain(|(other, sysctl), _| !sysctl.link().is_some_and(|link| here(other, link)));
+        match link.kind {
+            LinkKind::Bridge => {
+                let ports = self.links.values_mut().filter(|port| port.master.as_ref() == Some(name));
+                for port in ports {
+                    (port.master, port.hairpin) = (None, false);
+                }
+            }
+            LinkKind::Veth { peer: Some((stack, peer)) } => self.drop_link(&stack, &peer),
+            LinkKind::Veth { peer: None } | LinkKind::Other(_) => {}
+        }
+    }
+
+    fn drop_stack(&mut self, stack: &Stack) {
+        let inside: Vec<IfName> =
+            self.links.keys().filter(|(other, _)| other == stack).map(|(_, name)| name.clone()).collect();
+        for name in inside {
+            self.drop_link(stack, &name);
+        }
+        self.sysctls.retain(|(other, _), _| other != stack);
+    }
+}

@@ -1,1 +1,0 @@
-//! The firewall as values: the sets and maps that grow, and their elements.

@@ -1,0 +1,153 @@
+//! The host in the words of people who configure it by hand: `ip`, `bridge`, `sysctl` and `nft` lines.
+
+use std::fmt;
+
+use super::{Action, Address, HostNet, Link, LinkKind, Mark, Route, Stack, Step, step::LinkChange};
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stack::Host => f.write_str("host"),
+            Stack::Namespace(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// `ip` or `ip -n red`.
+fn ip(stack: &Stack) -> String {
+    match stack {
+        Stack::Host => "ip".into(),
+        Stack::Namespace(name) => format!("ip -n {name}"),
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.net, self.link)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.destination.prefix_len() == 0 {
+            f.write_str("default")?;
+        } else {
+            self.destination.fmt(f)?;
+        }
+        write!(f, " via {} dev {} metric {}", self.via, self.link, self.metric)
+    }
+}
+
+impl fmt::Display for LinkChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { up, mtu, master, hairpin, alias } = self;
+        let mut words = Vec::new();
+        if let Some(mtu) = mtu {
+            words.push(format!("mtu {mtu}"));
+        }
+        match master {
+            Some(Some(bridge)) => words.push(format!("master {bridge}")),
+            Some(None) => words.push("nomaster".into()),
+            None => {}
+        }
+        if let Some(hairpin) = hairpin {
+            words.push(format!("type bridge_slave hairpin {}", if *hairpin { "on" } else { "off" }));
+        }
+        if let Some(uid) = alias {
+            words.push(format!("alias netloom:{uid}"));
+        }
+        if let Some(up) = up {
+            words.push(if *up { "up" } else { "down" }.into());
+        }
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::CreateNamespace { name, uid: _ } => write!(f, "ip netns add {name}"),
+            Action::DeleteNamespace { name } => write!(f, "ip netns del {name}"),
+            Action::CreateBridge { device, link } => {
+                write!(f, "ip link add {device}{} mtu {} type bridge mcast_snooping 0", mac(link), link.mtu)?;
+                if link.up { write!(f, "; ip link set {device} up") } else { Ok(()) }
+            }
+            Action::CreateCable { device, link, stack, interface, inside } => {
+                write!(f, "ip link add {device}{} mtu {}", mac(link), link.mtu)?;
+                if let Some(bridge) = &link.master {
+                    write!(f, " master {bridge}")?;
+                }
+                write!(f, " type veth peer name {interface}{} mtu {}", mac(inside), inside.mtu)?;
+                match stack {
+                    Stack::Host => Ok(()),
+                    Stack::Namespace(name) => write!(f, " netns {name}"),
+                }
+            }
+            Action::SetLink { stack, link, change } => write!(f, "{} link set {link} {change}", ip(stack)),
+            Action::DeleteLink { device } => write!(f, "ip link del {device}"),
+            Action::AddAddress(address) => write!(f, "{} addr add {address}", ip(&address.stack)),
+            Action::DeleteAddress(address) => write!(f, "{} addr del {address}", ip(&address.stack)),
+            Action::AddRoute(route) => write!(f, "{} route add {route}", ip(&route.stack)),
+            Action::DeleteRoute(route) => write!(f, "{} route del {route}", ip(&route.stack)),
+            Action::SetSysctl { stack, sysctl, value } => {
+                let name = sysctl.path().replace('/', ".");
+                match stack {
+                    Stack::Host => write!(f, "sysctl -w {name}={value}"),
+                    Stack::Namespace(ns) => write!(f, "ip netns exec {ns} sysctl -w {name}={value}"),
+                }
+            }
+            Action::InstallRules => f.write_str("nft -f netloom.nft"),
+            Action::RemoveRule(element) => write!(f, "nft delete element {element}"),
+            Action::AddRule(element) => write!(f, "nft add element {element}"),
+            Action::Announce(address) => write!(f, "arping -U {} ({})", address.net.addr(), address.link),
+        }
+    }
+}
+
+fn mac(link: &Link) -> String {
+    link.mac.map(|mac| format!(" address {mac}")).unwrap_or_default()
+}
+
+/// One line per thing, sorted, so that two hosts can be compared as text.
+impl fmt::Display for HostNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespaces, links, addresses, routes, sysctls, rules } = self;
+        for (name, mark) in namespaces {
+            writeln!(f, "netns {name}{}", foreign(*mark))?;
+        }
+        for ((stack, name), link) in links {
+            let Link { mark, kind, mac: _, mtu, up, master, hairpin } = link;
+            write!(f, "{stack}: link {name}{} mtu {mtu}", mac(link))?;
+            match kind {
+                LinkKind::Bridge => f.write_str(" bridge")?,
+                LinkKind::Veth { peer: Some((stack, peer)) } => write!(f, " veth peer {stack}/{peer}")?,
+                LinkKind::Veth { peer: None } => f.write_str(" veth")?,
+                LinkKind::Other(kind) => write!(f, " {kind}")?,
+            }
+            if let Some(bridge) = master {
+                write!(f, " master {bridge}{}", if *hairpin { " hairpin" } else { "" })?;
+            }
+            writeln!(f, " {}{}", if *up { "up" } else { "down" }, foreign(*mark))?;
+        }
+        for (address, mark) in addresses {
+            writeln!(f, "{}: addr {address}{}", address.stack, foreign(*mark))?;
+        }
+        for (route, mark) in routes {
+            writeln!(f, "{}: route {route}{}", route.stack, foreign(*mark))?;
+        }
+        for ((stack, sysctl), value) in sysctls {
+            writeln!(f, "{stack}: sysctl {}={value}", sysctl.path().replace('/', "."))?;
+        }
+        for element in &rules.elements {
+            writeln!(f, "nft {element}")?;
+        }
+        Ok(())
+    }
+}
+
+fn foreign(mark: Mark) -> &'static str {
+    match mark {
+        Mark::Object(_) | Mark::Group => "",
+        Mark::Foreign => " (not ours)",
+    }
+}

@@ -1,0 +1,163 @@
+//! The steps that change a host.
+
+use netloom_api::{IfName, Name, Uid};
+
+use super::{Address, Link, Route, Stack, Sysctl, rules::Element};
+
+/// One change to the kernel, for one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// For whom; failures are told to this object. None: for the host as a whole.
+    pub uid: Option<Uid>,
+    /// What.
+    pub action: Action,
+}
+
+/// What a step does. Each may be repeated: what is already so is success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Makes a namespace with its loopback up, marks it, and pins it.
+    CreateNamespace {
+        /// Its name under `/run/netns`.
+        name: Name,
+        /// Written into its mark.
+        uid: Uid,
+    },
+    /// Unpins a namespace; it dies when nothing else holds it.
+    DeleteNamespace {
+        /// Its name under `/run/netns`.
+        name: Name,
+    },
+    /// Makes a bridge in the host, marked, without multicast snooping, up if the link says so.
+    CreateBridge {
+        /// Its name.
+        device: IfName,
+        /// What it is to be.
+        link: Link,
+    },
+    /// Makes a cable with one message: the host's end, down and in its bridge, and the other end in its stack.
+    CreateCable {
+        /// The host's end.
+        device: IfName,
+        /// What it is to be; whether it is up is a later step.
+        link: Link,
+        /// Where the other end is.
+        stack: Stack,
+        /// The other end.
+        interface: IfName,
+        /// What it is to be; it cannot be up before the cable exists.
+        inside: Link,
+    },
+    /// Changes a link.
+    SetLink {
+        /// Where it is.
+        stack: Stack,
+        /// Which.
+        link: IfName,
+        /// How.
+        change: LinkChange,
+    },
+    /// Removes a link of the host; a cable's other end goes with it.
+    DeleteLink {
+        /// Which.
+        device: IfName,
+    },
+    /// Adds an address with our mark, usable at once.
+    AddAddress(Address),
+    /// Removes an address.
+    DeleteAddress(Address),
+    /// Adds a route with our mark.
+    AddRoute(Route),
+    /// Removes a route.
+    DeleteRoute(Route),
+    /// Writes a kernel switch.
+    SetSysctl {
+        /// In which stack.
+        stack: Stack,
+        /// Which.
+        sysctl: Sysctl,
+        /// What.
+        value: String,
+    },
+    /// Makes the firewall's constant part be there, and right.
+    InstallRules,
+    /// Removes an element of the firewall.
+    RemoveRule(Element),
+    /// Adds an element to the firewall.
+    AddRule(Element),
+    /// Tells the neighbours of a link that it has this address now (gratuitous ARP, unsolicited NA).
+    Announce(Address),
+}
+
+/// How a link is changed; `None` leaves a property as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Administratively up.
+    pub up: Option<bool>,
+    /// In bytes.
+    pub mtu: Option<u32>,
+    /// Which bridge it is a port of.
+    pub master: Option<Option<IfName>>,
+    /// Whether frames may leave by the port they came from.
+    pub hairpin: Option<bool>,
+    /// Written into its mark.
+    pub alias: Option<Uid>,
+}
+
+impl Step {
+    /// A step for an object.
+    pub fn of(uid: Uid, action: Action) -> Self {
+        Self { uid: Some(uid), action }
+    }
+
+    /// A step for the host as a whole.
+    pub fn of_host(action: Action) -> Self {
+        Self { uid: None, action }
+    }
+}
+
+/// Numbers that the kernel chose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Of a Namespace: its cookie.
+    pub cookie: Option<u64>,
+    /// Of a Network: its bridge; of an Attachment: the interface inside.
+    pub ifindex: Option<u32>,
+    /// Of an Attachment: the host's end.
+    pub host_ifindex: Option<u32>,
+}
+
+/// A refusal by the kernel, or by somebody else's things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The errno, when the kernel gave one.
+    pub errno: Option<i32>,
+    /// Its words.
+    pub message: String,
+    /// What to make of it.
+    pub sort: FailureSort,
+}
+
+/// What to make of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureSort {
+    /// The host is not as it was taken to be: look again, and plan again.
+    Surprise,
+    /// Something of somebody else's is in the way; a new object is withdrawn while its maker still waits.
+    Conflict,
+    /// Trying again cannot help (EINVAL, EOPNOTSUPP, EXFULL, ENOSPC, …); withdrawn likewise.
+    Final,
+    /// Trying again may help.
+    Passing,
+}
+
+/// What came of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done, or was so already; and what the kernel chose.
+    Done(Facts),
+    /// It was refused.
+    Failed(Failure),
+    /// Not tried, because an earlier step of the same object failed.
+    Skipped,
+}

@@ -1,1 +1,0 @@
-//! The loop: wake, want, observe, plan, apply, status.

@@ -1,0 +1,254 @@
+//! The loop: wake, want, plan, apply, status.
+//!
+//! One task decides, short-lived threads do. Changes of one object follow each other; changes that touch different
+//! objects run side by side. A round plans from what was last applied to what is wanted now, so its cost does not grow
+//! with what exists; when the kernel answers with a surprise, the host is observed and the round planned again. A full
+//! pass, at boot and every few minutes, compares everything with what the kernel really has.
+//!
+//! Only this room writes status; it asks the controller to drop the rows of what is gone.
+
+pub mod board;
+mod round;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use netloom_api::{Kind, Name};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    controller::Intent,
+    hostnet::{HostNet, Outcome, Scope, Step},
+    want::{HostFacts, Surroundings, scope_of},
+    world::World,
+};
+use board::Board;
+use round::{Finished, Round};
+
+/// Rounds at once; more only wait for each other in the kernel.
+const ROUNDS_AT_ONCE: usize = 16;
+/// Waking changes that may queue up; the controller waits when there are more.
+const QUEUE: usize = 1024;
+
+/// The host that is reconciled: the kernel, or a model of it. Calls block; they are made on threads that may.
+pub trait Host: Send + Sync + 'static {
+    /// Takes the steps in order and says what came of each.
+    fn apply(&self, steps: &[Step]) -> Vec<Outcome>;
+
+    /// All of the host that bears our marks, and what is in our way. An error means unknown, never absent.
+    fn observe(&self) -> Result<HostNet, String>;
+
+    /// The host's own links and switches.
+    fn facts(&self) -> Result<HostFacts, String>;
+}
+
+/// How to wake the reconciler.
+#[derive(Clone, Debug)]
+pub struct Waker(mpsc::Sender<Vec<(Kind, Name)>>);
+
+impl Waker {
+    /// Tells that these objects' intent has changed; waits while too many changes queue up.
+    pub async fn wake(&self, changed: Vec<(Kind, Name)>) {
+        // When the reconciler is gone the process is about to end; the next one starts with a full pass.
+        if self.0.send(changed).await.is_err() {
+            tracing::debug!("the reconciler has stopped");
+        }
+    }
+}
+
+/// The two ends of the queue.
+pub fn queue() -> (Waker, mpsc::Receiver<Vec<(Kind, Name)>>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Waker(sender), receiver)
+}
+
+/// The reconciler's state between rounds.
+pub struct Reconciler<H> {
+    host: Arc<H>,
+    intent: Arc<Intent>,
+    board: Arc<Board>,
+    around: Arc<std::sync::RwLock<Surroundings>>,
+    /// What the kernel was last made to follow, object by object.
+    applied: World,
+    /// Objects whose last round failed: what the kernel has of them is not known.
+    unsure: BTreeSet<(Kind, Name)>,
+    pending: Vec<Vec<(Kind, Name)>>,
+    running: Vec<(u64, Scope)>,
+    rounds: u64,
+    interval: Duration,
+}
+
+impl<H: Host> Reconciler<H> {
+    /// A reconciler that has applied nothing yet.
+    pub fn new(
+        host: Arc<H>,
+        intent: Arc<Intent>,
+        board: Arc<Board>,
+        around: Arc<std::sync::RwLock<Surroundings>>,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            host,
+            intent,
+            board,
+            around,
+            interval,
+            applied: World::default(),
+            unsure: BTreeSet::new(),
+            pending: Vec::new(),
+            running: Vec::new(),
+            rounds: 0,
+        }
+    }
+
+    /// Runs until `stop` resolves, and until the rounds that have begun then are done.
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Vec<(Kind, Name)>>,
+        booted: impl FnOnce(Result<(), String>),
+        stop: impl Future<Output = ()>,
+    ) {
+        booted(self.full_pass().await);
+        let mut rounds: JoinSet<Finished> = JoinSet::new();
+        let mut clock = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut full_due = false;
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            self.start_rounds(&mut rounds);
+            if full_due && rounds.is_empty() {
+                full_due = false;
+                if let Err(why) = self.full_pass().await {
+                    tracing::warn!(%why, "the host could not be observed; the next full pass tries again");
+                }
+            }
+            tokio::select! {
+                // All arms are cancel-safe: a message or a finished round is taken whole or not at all.
+                Some(finished) = rounds.join_next(), if !rounds.is_empty() => self.finish(finished).await,
+                changed = changes.recv(), if !full_due => match changed {
+                    Some(changed) => self.pending.push(changed),
+                    None => break,
+                },
+                _ = clock.tick() => full_due = true,
+                () = &mut stop => break,
+            }
+        }
+        while let Some(finished) = rounds.join_next().await {
+            self.finish(finished).await;
+        }
+    }
+
+    /// Starts a round for each pending change whose part of the host nobody works on.
+    fn start_rounds(&mut self, rounds: &mut JoinSet<Finished>) {
+        let world = self.intent.committed();
+        let mut waiting = Vec::new();
+        let mut claimed: Vec<Scope> = self.running.iter().map(|(_, scope)| scope.clone()).collect();
+        for changed in std::mem::take(&mut self.pending) {
+            let scope = self.scope(&world, &changed);
+            let busy = claimed.iter().any(|other| overlap(other, &scope));
+            claimed.push(scope.clone());
+            if busy || self.running.len() >= ROUNDS_AT_ONCE {
+                waiting.push(changed);
+                continue;
+            }
+            self.rounds += 1;
+            self.running.push((self.rounds, scope.clone()));
+            let round = Round {
+                id: self.rounds,
+                unsure: changed.iter().any(|key| self.unsure.contains(key)),
+                changed,
+                scope,
+                before: self.applied.clone(),
+                after: world.clone(),
+                around: self.around.clone(),
+            };
+            let host = self.host.clone();
+            rounds.spawn_blocking(move || round.run(&*host));
+        }
+        self.pending = waiting;
+    }
+
+    fn scope(&self, world: &World, changed: &[(Kind, Name)]) -> Scope {
+        let mut scope = Scope::default();
+        for (kind, name) in changed {
+            scope.join(scope_of(&self.applied, *kind, name));
+            scope.join(scope_of(world, *kind, name));
+        }
+        let need = crate::want::needs_forwarding;
+        let shapes = |(kind, _): &&(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
+        if changed.iter().find(shapes).is_some() && need(&self.applied) != need(world) {
+            scope.host = true;
+        }
+        scope
+    }
+
+    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let finished = match finished {
+            Ok(finished) => finished,
+            Err(error) => {
+                // A panic in a round is a defect; what it was about is unknown, so a full pass must look.
+                tracing::error!(%error, "a round died");
+                self.running.clear();
+                return;
+            }
+        };
+        self.running.retain(|(id, _)| *id != finished.id);
+        for (kind, name) in finished.objects() {
+            match finished.after.get_any(kind, &name).filter(|object| object.meta().delete_time.is_none()) {
+                Some(object) => self.applied.put(object),
+                None => {
+                    self.applied.remove(kind, &name);
+                }
+            }
+            if finished.failed(kind, &name) {
+                self.unsure.insert((kind, name));
+            } else {
+                self.unsure.remove(&(kind, name));
+            }
+        }
+        finished.tell(&self.board, &self.intent).await;
+    }
+
+    /// Compares everything with what the kernel has, and puts it right. Nothing else runs meanwhile.
+    async fn full_pass(&mut self) -> Result<(), String> {
+        let world = self.intent.committed();
+        let host = self.host.clone();
+        let around = self.around.clone();
+        let observed = tokio::task::spawn_blocking(move || {
+            let facts = host.facts()?;
+            let mut around = around.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            around.facts = facts;
+            host.observe()
+        });
+        let have = observed.await.map_err(|error| error.to_string())??;
+        let round = Round {
+            id: 0,
+            unsure: false,
+            changed: Vec::new(),
+            scope: crate::want::everything(&world),
+            before: World::default(),
+            after: world,
+            around: self.around.clone(),
+        };
+        let host = self.host.clone();
+        let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));
+        let finished = finished.await.map_err(|error| error.to_string())?;
+        self.applied = World::default();
+        self.unsure.clear();
+        self.finish(Ok(finished)).await;
+        Ok(())
+    }
+}
+
+/// Whether two rounds would touch the same objects.
+fn overlap(one: &Scope, other: &Scope) -> bool {
+    let Scope { namespaces, networks, attachments, port_forwards, host } = one;
+    !namespaces.is_disjoint(&other.namespaces)
+        || !networks.is_disjoint(&other.networks)
+        || !attachments.is_disjoint(&other.attachments)
+        || !port_forwards.is_disjoint(&other.port_forwards)
+        || (*host && other.host)
+}

@@ -1,0 +1,295 @@
+//! One round: from what was applied to what is wanted now, for a part of the host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use netloom_api::{Attachment, ConditionReason, ConditionStatus, Kind, Name, Uid};
+
+use super::{
+    Host,
+    board::{Board, Entry},
+};
+use crate::{
+    controller::Intent,
+    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Scope},
+    plan::{Plan, plan},
+    want::{Surroundings, have_host, want},
+    world::{AnyStored, World},
+};
+
+/// How often a round looks again after a surprise.
+const LOOKS: usize = 2;
+
+pub(super) struct Round {
+    pub(super) id: u64,
+    /// What the kernel has of this scope is not known.
+    pub(super) unsure: bool,
+    pub(super) changed: Vec<(Kind, Name)>,
+    pub(super) scope: Scope,
+    pub(super) before: World,
+    pub(super) after: Arc<World>,
+    pub(super) around: Arc<RwLock<Surroundings>>,
+}
+
+/// A round that is done, and what came of it for each object.
+pub(super) struct Finished {
+    pub(super) id: u64,
+    pub(super) after: Arc<World>,
+    changed: Vec<(Kind, Name)>,
+    scope: Scope,
+    facts: BTreeMap<Uid, Facts>,
+    failures: BTreeMap<Uid, Failure>,
+    /// Nothing can be said: the host could not be observed.
+    unknown: Option<String>,
+}
+
+impl Round {
+    /// Plans from what was applied before; observes when that is not known, or turns out wrong.
+    pub(super) fn run(mut self, host: &dyn Host) -> Finished {
+        if self.scope.host
+            && let Ok(facts) = host.facts()
+        {
+            self.around.write().unwrap_or_else(PoisonError::into_inner).facts = facts;
+        }
+        let around = self.surroundings();
+        let mut have = want(&self.before, &self.scope, &around);
+        if self.scope.host {
+            let mut own = have_host(&around);
+            have.sysctls.retain(|(stack, sysctl), _| {
+                !(sysctl.link().is_none_or(|link| around.facts.uplinks.contains_key(link))
+                    && *stack == crate::hostnet::Stack::Host)
+            });
+            have.rules.elements.retain(|element| !crate::hostnet::rules::is_notransit(element));
+            have.rules.elements.append(&mut own.rules.elements);
+        }
+        if self.unsure {
+            match self.observe(host, &have, &around) {
+                Ok(observed) => have = observed,
+                Err(why) => return self.unknown(why),
+            }
+        }
+        self.unsure = false;
+        self.run_from(host, have)
+    }
+
+    /// Plans from what is given.
+    pub(super) fn run_from(self, host: &dyn Host, mut have: HostNet) -> Finished {
+        let around = self.surroundings();
+        let wanted = want(&self.after, &self.scope, &around);
+        let mut facts = BTreeMap::new();
+        for look in 0.. {
+            let Plan { steps, conflicts } = plan(&have, &wanted);
+            let outcomes = host.apply(&steps);
+            let mut failures: BTreeMap<Uid, Failure> = BTreeMap::new();
+            let mut surprised = false;
+            for (step, outcome) in steps.iter().zip(outcomes) {
+                match (outcome, step.uid) {
+                    (Outcome::Done(new), Some(uid)) => merge(facts.entry(uid).or_default(), new),
+                    (Outcome::Failed(failure), uid) => {
+                        tracing::warn!(%step, why = %failure.message, "a step was refused");
+                        surprised |= failure.sort == FailureSort::Surprise;
+                        for uid in uid.map_or_else(|| self.uids(), |uid| vec![uid]) {
+                            failures.entry(uid).or_insert_with(|| failure.clone());
+                        }
+                    }
+                    (Outcome::Done(_), None) | (Outcome::Skipped, _) => {}
+                }
+            }
+            for conflict in conflicts {
+                let failure = Failure { errno: None, message: conflict.message, sort: FailureSort::Conflict };
+                failures.insert(conflict.uid, failure);
+            }
+            if !surprised || look >= LOOKS {
+                return self.finished(facts, failures, None);
+            }
+            let mut both = want(&self.before, &self.scope, &around);
+            both.rules.elements.extend(wanted.rules.elements.iter().cloned());
+            match self.observe(host, &both, &around) {
+                Ok(observed) => have = observed,
+                Err(why) => return self.unknown(why),
+            }
+        }
+        self.unknown("no look was taken".into())
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        self.around.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the kernel has of this scope: all that bears the mark of one of its objects, or stands where they want to be.
+    fn observe(&self, host: &dyn Host, like: &HostNet, around: &Surroundings) -> Result<HostNet, String> {
+        let mut have = host.observe()?;
+        let wanted = want(&self.after, &self.scope, around);
+        let uids: BTreeSet<Uid> = self.uids().into_iter().collect();
+        let ours = |mark: &crate::hostnet::Mark| matches!(mark, crate::hostnet::Mark::Object(uid) if uids.contains(uid));
+        have.namespaces.retain(|name, mark| ours(mark) || wanted.namespaces.contains_key(name));
+        have.links.retain(|key, link| {
+            ours(&link.mark) || wanted.links.contains_key(key) || like.links.contains_key(key)
+        });
+        let links = have.links.clone();
+        have.addresses
+            .retain(|address, _| links.contains_key(&(address.stack.clone(), address.link.clone())));
+        have.routes.retain(|route, _| links.contains_key(&(route.stack.clone(), route.link.clone())));
+        let known = |element: &crate::hostnet::rules::Element| {
+            like.rules.elements.contains(element) || wanted.rules.elements.contains(element)
+        };
+        let keys: BTreeSet<_> =
+            like.rules.elements.union(&wanted.rules.elements).map(|e| e.place()).collect();
+        have.rules.elements.retain(|element| known(element) || keys.contains(&element.place()));
+        Ok(have)
+    }
+
+    fn uids(&self) -> Vec<Uid> {
+        let worlds = [&self.before, &*self.after];
+        let all = names(&self.scope).into_iter().flat_map(|(kind, name)| {
+            worlds.map(|world| world.get_any(kind, &name).map(|object| object.meta().uid))
+        });
+        all.flatten().collect()
+    }
+
+    fn unknown(self, why: String) -> Finished {
+        self.finished(BTreeMap::new(), BTreeMap::new(), Some(why))
+    }
+
+    fn finished(
+        self,
+        facts: BTreeMap<Uid, Facts>,
+        failures: BTreeMap<Uid, Failure>,
+        unknown: Option<String>,
+    ) -> Finished {
+        let Self { id, changed, scope, after, .. } = self;
+        Finished { id, after, changed, scope, facts, failures, unknown }
+    }
+}
+
+impl Finished {
+    /// Every object that the round was about.
+    pub(super) fn objects(&self) -> BTreeSet<(Kind, Name)> {
+        let mut all = names(&self.scope);
+        all.extend(self.changed.iter().cloned());
+        if self.id == 0 {
+            all.extend(
+                self.after
+                    .all::<netloom_api::Reservation>()
+                    .map(|object| (Kind::Reservation, object.meta.name.clone())),
+            );
+        }
+        all
+    }
+
+    /// Whether what the kernel has of this object is not known now.
+    pub(super) fn failed(&self, kind: Kind, name: &Name) -> bool {
+        let uid = self.after.get_any(kind, name).map(|object| object.meta().uid);
+        self.unknown.is_some() || uid.is_some_and(|uid| self.failures.contains_key(&uid))
+    }
+
+    /// Writes the statuses, and has the rows dropped of what is gone.
+    pub(super) async fn tell(self, board: &Board, intent: &Intent) {
+        let mut gone = Vec::new();
+        let mut changed = Vec::new();
+        for (kind, name) in self.objects() {
+            let Some(object) = self.after.get_any(kind, &name) else { continue };
+            let uid = object.meta().uid;
+            if object.meta().delete_time.is_some() && !self.failed(kind, &name) {
+                gone.push((kind, name, uid));
+                continue;
+            }
+            let mut entry = self.entry(&object, intent);
+            let mut facts = board.get(&uid).map(|entry| entry.facts).unwrap_or_default();
+            merge(&mut facts, self.facts.get(&uid).copied().unwrap_or_default());
+            entry.facts = facts;
+            if board.set(uid, entry) {
+                changed.push((kind, name));
+            }
+        }
+        intent.tell_status(board, changed);
+        if !gone.is_empty() {
+            let uids: Vec<Uid> = gone.iter().map(|(_, _, uid)| *uid).collect();
+            match intent.retire(board, gone).await {
+                Ok(()) => uids.iter().for_each(|uid| board.remove(uid)),
+                // The rows stay marked; the next full pass finds nothing of them in the kernel and asks again.
+                Err(error) => tracing::warn!(%error, "rows of deleted objects could not be dropped"),
+            }
+        }
+    }
+
+    fn entry(&self, object: &AnyStored, intent: &Intent) -> Entry {
+        let generation = object.meta().generation;
+        let deleting = object.meta().delete_time.is_some();
+        let entry = |status, reason, message: String| Entry::new(status, reason, generation, message);
+        if let Some(why) = &self.unknown {
+            return entry(
+                ConditionStatus::Unknown,
+                ConditionReason::Pending,
+                format!("the host could not be observed: {why}"),
+            );
+        }
+        if let Some(failure) = self.failures.get(&object.meta().uid) {
+            let reason = match failure.sort {
+                FailureSort::Conflict => ConditionReason::Conflict,
+                FailureSort::Surprise | FailureSort::Final | FailureSort::Passing => {
+                    ConditionReason::KernelError
+                }
+            };
+            let failure = failure.clone();
+            let mut entry = entry(ConditionStatus::False, reason, failure.message.clone());
+            entry.failure = Some(failure);
+            return entry;
+        }
+        if deleting {
+            return entry(ConditionStatus::False, ConditionReason::Deleting, String::new());
+        }
+        match self.missing(object) {
+            Some(message) => entry(ConditionStatus::False, ConditionReason::DependencyNotReady, message),
+            None if intent.port_is_lost(&object.meta().uid) => {
+                let message = "another process has taken the host port; traffic is still forwarded".into();
+                entry(ConditionStatus::False, ConditionReason::PortTaken, message)
+            }
+            None => entry(ConditionStatus::True, ConditionReason::Programmed, String::new()),
+        }
+    }
+
+    /// What the object needs and is not there.
+    fn missing(&self, object: &AnyStored) -> Option<String> {
+        match object {
+            AnyStored::PortForward(forward) => {
+                let target = &forward.spec.target.attachment;
+                let Some(attachment) = self.after.get::<Attachment>(target) else {
+                    return Some(format!("there is no Attachment {target}; traffic flows once it exists"));
+                };
+                let none = crate::want::targets(forward, attachment).next().is_none();
+                none.then(|| format!("Attachment {target} has no address of the listen address's family"))
+            }
+            AnyStored::Attachment(attachment) => {
+                let failed = |kind, name: &Name| {
+                    self.failed(kind, name).then(|| format!("{kind} {name} is not ready"))
+                };
+                failed(Kind::Network, &attachment.spec.network)
+                    .or_else(|| failed(Kind::Namespace, &attachment.spec.namespace))
+            }
+            AnyStored::Namespace(_) | AnyStored::Network(_) | AnyStored::Reservation(_) => None,
+        }
+    }
+}
+
+fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
+    let Scope { namespaces, networks, attachments, port_forwards, host: _ } = scope;
+    let of = |kind: Kind, names: &BTreeSet<Name>| {
+        names.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>()
+    };
+    let mut all = BTreeSet::new();
+    all.extend(of(Kind::Namespace, namespaces));
+    all.extend(of(Kind::Network, networks));
+    all.extend(of(Kind::Attachment, attachments));
+    all.extend(of(Kind::PortForward, port_forwards));
+    all
+}
+
+fn merge(into: &mut Facts, new: Facts) {
+    let Facts { cookie, ifindex, host_ifindex } = new;
+    into.cookie = cookie.or(into.cookie);
+    into.ifindex = ifindex.or(into.ifindex);
+    into.host_ifindex = host_ifindex.or(into.host_ifindex);
+}

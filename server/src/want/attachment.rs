@@ -1,0 +1,137 @@
+//! An Attachment wants a cable between its Namespace and its Network's bridge, addressed, guarded and routed.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netloom_api::{Attachment, Mac, Namespace, Network};
+
+use super::{living, network};
+use crate::{
+    hostnet::{Address, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl, rules::Element},
+    world::{Stored, World, mac_of},
+};
+
+/// Of a default route, when nothing is said.
+const METRIC_DEFAULT: u32 = 100;
+
+pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut HostNet) {
+    // Both exist: the controller and the database see to it. While one of them is being deleted, so is this.
+    let Some(network) = network::of(world, &attachment.spec.network) else { return };
+    if living::<Namespace>(world, &attachment.spec.namespace).is_none() {
+        return;
+    }
+    cable(attachment, network, net);
+    sysctls(attachment, network, net);
+    routes(attachment, network, net);
+    elements(attachment, network, net);
+}
+
+/// The MTU in effect.
+pub(super) fn mtu(attachment: &Stored<Attachment>, network: &Stored<Network>) -> u16 {
+    attachment.spec.mtu.unwrap_or(network.spec.mtu()).min(network.spec.mtu())
+}
+
+fn cable(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
+    let mark = Mark::Object(attachment.meta.uid);
+    let alloc = &attachment.alloc;
+    let outer = (Stack::Host, alloc.host_device.clone());
+    let inner = (Stack::Namespace(attachment.spec.namespace.clone()), alloc.interface.clone());
+    let end = |peer: &(Stack, _), mac, master| Link {
+        mark,
+        kind: LinkKind::Veth { peer: Some(peer.clone()) },
+        mac: Some(mac),
+        mtu: u32::from(mtu(attachment, network)),
+        up: true,
+        hairpin: Option::is_some(&master),
+        master,
+    };
+    let host_mac = mac_of(attachment.meta.uid, "host end");
+    net.links.insert(outer.clone(), end(&inner, host_mac, Some(network.alloc.device.clone())));
+    net.links.insert(inner.clone(), end(&outer, alloc.mac, None));
+    for address in &alloc.addresses {
+        let address = Address { stack: inner.0.clone(), link: inner.1.clone(), net: address.0 };
+        net.addresses.insert(address, mark);
+    }
+}
+
+fn sysctls(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
+    let inside = Stack::Namespace(attachment.spec.namespace.clone());
+    let interface = &attachment.alloc.interface;
+    let off = Sysctl::DisableIpv6(attachment.alloc.host_device.clone());
+    net.sysctls.insert((Stack::Host, off), "1".into());
+    if network::has_ipv6(network) {
+        net.sysctls.insert((inside.clone(), Sysctl::AcceptRa(interface.clone())), "0".into());
+        net.sysctls.insert((inside, Sysctl::AcceptDad(interface.clone())), "0".into());
+    } else {
+        net.sysctls.insert((inside, Sysctl::DisableIpv6(interface.clone())), "1".into());
+    }
+}
+
+/// One default route per family, by the first subnet that has a gateway of it.
+fn routes(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
+    if !attachment.alloc.default_route {
+        return;
+    }
+    let gateways = network.alloc.subnets.iter().map(|subnet| subnet.gateway);
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = gateways.partition(IpAddr::is_ipv4);
+    let everything = [(v4, IpNet::V4(Ipv4Net::default())), (v6, IpNet::V6(Ipv6Net::default()))];
+    for (gateways, destination) in everything {
+        let Some(via) = gateways.first().copied() else { continue };
+        let route = Route {
+            stack: Stack::Namespace(attachment.spec.namespace.clone()),
+            destination,
+            via,
+            link: attachment.alloc.interface.clone(),
+            metric: attachment.spec.metric.unwrap_or(METRIC_DEFAULT),
+        };
+        net.routes.insert(route, Mark::Object(attachment.meta.uid));
+    }
+}
+
+fn elements(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
+    let port = attachment.alloc.host_device.as_str();
+    let bridge = network.alloc.device.as_str();
+    let mac = attachment.alloc.mac.bytes();
+    let isolated = network.spec.isolates_members();
+    let elements = &mut net.rules.elements;
+    elements.insert(Element::spoofed(port));
+    elements.insert(Element::brmac(port, network.alloc.mac.bytes()));
+    elements.insert(Element::self_(port));
+    if !network.spec.spoof_guard() {
+        elements.insert(Element::noguard(port));
+    }
+    if isolated {
+        elements.insert(Element::iso(port));
+    }
+    let six = |address: Ipv6Addr, elements: &mut std::collections::BTreeSet<Element>| {
+        elements.insert(Element::guard6(port, mac, address));
+        if isolated {
+            elements.insert(Element::route6(address));
+        }
+    };
+    for address in &attachment.alloc.addresses {
+        match address.0.addr() {
+            IpAddr::V4(address) => {
+                elements.insert(Element::guard4(port, mac, address));
+                elements.insert(Element::hairpin4(bridge, address));
+                if isolated {
+                    elements.insert(Element::route4(address));
+                }
+            }
+            IpAddr::V6(address) => {
+                six(address, elements);
+                elements.insert(Element::hairpin6(bridge, address));
+            }
+        }
+    }
+    if network::has_ipv6(network) {
+        six(link_local(attachment.alloc.mac), elements);
+    }
+}
+
+/// The address that the kernel derives from the MAC by itself (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.bytes();
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+}

@@ -1,0 +1,77 @@
+//! A PortForward wants elements in the firewall's maps, and the switch that lets the host itself use 127.0.0.1.
+
+use std::net::IpAddr;
+
+use netloom_api::{Attachment, Listen, Network, PortForward};
+
+use super::{Surroundings, living, network};
+use crate::{
+    hostnet::{
+        HostNet, Stack, Sysctl,
+        rules::{Element, Transport},
+    },
+    world::{Stored, World},
+};
+
+pub(super) fn want(world: &World, forward: &Stored<PortForward>, around: &Surroundings, net: &mut HostNet) {
+    let Some(attachment) = living::<Attachment>(world, &forward.spec.target.attachment) else { return };
+    let Some(network) = network::of(world, &attachment.spec.network) else { return };
+    let _ = around;
+    for target in targets(forward, attachment) {
+        elements(forward, target, net);
+    }
+    let switch = Sysctl::RouteLocalnet(network.alloc.device.clone());
+    net.sysctls.insert((Stack::Host, switch), route_localnet(world, network).to_owned());
+}
+
+/// The target's addresses that the listen address can be translated to: at most one per family.
+pub(crate) fn targets(
+    forward: &Stored<PortForward>,
+    attachment: &Stored<Attachment>,
+) -> impl Iterator<Item = IpAddr> + use<> {
+    let wanted = forward.spec.listen.address;
+    let addresses = attachment.alloc.addresses.iter().map(|address| address.0.addr());
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.partition(IpAddr::is_ipv4);
+    let fits = move |address: &IpAddr| wanted.is_none_or(|wanted| wanted.is_ipv4() == address.is_ipv4());
+    [v4.first().copied(), v6.first().copied()].into_iter().flatten().filter(fits)
+}
+
+/// Whether the host may reach a member of the network under 127.0.0.1.
+pub(super) fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
+    let loopback = |listen: &Listen| listen.address.is_none_or(|address| address.is_loopback());
+    let published = world.attachments_on(&network.meta.name).any(|attachment| {
+        let forwards = world.forwards_to(attachment).filter_map(|name| living::<PortForward>(world, name));
+        forwards.into_iter().any(|forward| loopback(&forward.spec.listen))
+    });
+    if published { "1" } else { "0" }
+}
+
+/// One hash element per single or shifted port, one interval element for a range that keeps its ports.
+fn elements(forward: &Stored<PortForward>, to: IpAddr, net: &mut HostNet) {
+    let spec = &forward.spec;
+    let transport = match spec.protocol {
+        netloom_api::Protocol::Tcp => Transport::Tcp,
+        netloom_api::Protocol::Udp => Transport::Udp,
+    };
+    let (first, last) = (spec.listen.port, spec.listen.last_port());
+    let target = spec.target.port.unwrap_or(first);
+    let elements = &mut net.rules.elements;
+    if first != last && target == first {
+        elements.insert(match (to, spec.listen.address) {
+            (IpAddr::V4(to), Some(IpAddr::V4(on))) => Element::rng4(on, transport, first..=last, to),
+            (IpAddr::V4(to), _) => Element::rng4any(transport, first..=last, to),
+            (IpAddr::V6(to), Some(IpAddr::V6(on))) => Element::rng6(on, transport, first..=last, to),
+            (IpAddr::V6(to), _) => Element::rng6any(transport, first..=last, to),
+        });
+        return;
+    }
+    for port in first..=last {
+        let target = target + (port - first);
+        elements.insert(match (to, spec.listen.address) {
+            (IpAddr::V4(to), Some(IpAddr::V4(on))) => Element::fwd4(on, transport, port, to, target),
+            (IpAddr::V4(to), _) => Element::fwd4any(transport, port, to, target),
+            (IpAddr::V6(to), Some(IpAddr::V6(on))) => Element::fwd6(on, transport, port, to, target),
+            (IpAddr::V6(to), _) => Element::fwd6any(transport, port, to, target),
+        });
+    }
+}

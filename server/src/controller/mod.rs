@@ -39,7 +39,7 @@ use edit::{Context, Edit};
 
 pub use edit::{Change, Delete, Fate, Patch, dependents};
 pub use intent::Intent;
-pub use read::{EventFilter, ListQuery};
+pub use read::{Belongs, EventFilter, ListQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use render::Render;
 
 /// How long a write waits when nothing is said.

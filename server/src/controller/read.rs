@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// A page holds so many objects when nothing is said.
-pub(super) const PAGE_DEFAULT: usize = 100;
+pub const PAGE_DEFAULT: usize = 100;
 /// A page holds at most so many.
-pub(super) const PAGE_MAX: usize = 1000;
+pub const PAGE_MAX: usize = 1000;
 
 /// Which objects a list asks for.
 #[derive(Clone, Debug, Default, PartialEq)]

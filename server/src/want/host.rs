@@ -8,7 +8,7 @@ use super::{Surroundings, network};
 use crate::{
     hostnet::{
         HostNet, Stack, Sysctl,
-        rules::{Element, Skeleton},
+        rules::{Element, Skeleton, Transport},
     },
     world::World,
 };
@@ -50,6 +50,7 @@ pub fn needs_forwarding(world: &World) -> (bool, bool) {
 }
 
 pub(super) fn want(world: &World, around: &Surroundings, net: &mut HostNet) {
+    net.rules.elements.extend(around.api_ports.iter().map(|port| Element::api(Transport::Tcp, *port)));
     if !around.manages_forwarding {
         return;
     }
@@ -86,6 +87,7 @@ pub(super) fn want(world: &World, around: &Surroundings, net: &mut HostNet) {
 pub(super) fn have(around: &Surroundings) -> HostNet {
     let mut net = HostNet::default();
     net.rules.skeleton = Skeleton::Present;
+    net.rules.elements.extend(around.api_ports.iter().map(|port| Element::api(Transport::Tcp, *port)));
     for (name, _) in around.facts.uplinks.iter().filter(|(_, uplink)| uplink.guarded) {
         net.rules.elements.insert(Element::notransit(name.as_str()));
     }

@@ -27,6 +27,8 @@ pub struct Surroundings {
     pub features: Features,
     /// Whether netloom may switch forwarding on.
     pub manages_forwarding: bool,
+    /// TCP ports of the daemon's own that no member may reach.
+    pub api_ports: Vec<u16>,
     /// The host's own links, as last seen.
     pub facts: HostFacts,
 }

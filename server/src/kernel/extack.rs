@@ -37,6 +37,8 @@ pub struct Refusal {
 const HEADER: usize = 16;
 /// Length of the error code in front of it.
 const CODE: usize = 4;
+/// The kernel's own, not meant for user space, but drivers let it out; it means EOPNOTSUPP.
+const ENOTSUPP: i32 = 524;
 
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,8 +68,14 @@ impl Refusal {
 
     /// From a (negative) error code and the bytes of the extended acknowledgement.
     pub fn new(code: i32, attributes: &[u8]) -> Self {
-        let errno = (code != 0).then(|| Errno::from_raw(code.saturating_neg()));
-        Self { errno, extack: text(attributes) }
+        let raw = code.saturating_neg();
+        let errno = match raw {
+            0 => None,
+            ENOTSUPP => Some(Errno::EOPNOTSUPP),
+            raw => Some(Errno::from_raw(raw)),
+        };
+        let number = || (errno == Some(Errno::UnknownErrno)).then(|| format!("errno {raw}"));
+        Self { errno, extack: text(attributes).or_else(number) }
     }
 
     /// The refusal as an error of this operation, or `Ok` for an acknowledgement.
@@ -222,7 +230,15 @@ mod tests {
                 assert!(Refusal::of_error(flags, &payload).is_some());
             }
         }
-        assert_eq!(Refusal::new(i32::MIN, &[]).extack, None);
+        assert_eq!(Refusal::new(i32::MIN, &[]).errno, Some(Errno::UnknownErrno));
+    }
+
+    #[test]
+    fn codes_without_a_name_are_not_lost() {
+        assert_eq!(Refusal::new(-524, &[]), Refusal { errno: Some(Errno::EOPNOTSUPP), extack: None });
+        let unnamed = Refusal::new(-517, &[]);
+        assert_eq!(unnamed.errno, Some(Errno::UnknownErrno));
+        assert_eq!(unnamed.extack.as_deref(), Some("errno 517"));
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //! A namespace is identified by its cookie (unique per boot), never by name or inode: names are reused, inodes
 //! too. All names are one path component; symbolic links are refused, not followed.
 
+use std::convert::Infallible;
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -29,11 +33,16 @@ pub const SYSTEM_ROOT: &str = "/run/netns";
 
 /// Attempts to remove a name that others keep mounting over.
 const UNPIN_TRIES: usize = 16;
+/// Others hold the lock of the directory for microseconds; one that keeps it shall not stop us for ever.
+const LOCK_TRIES: usize = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A directory of named namespaces.
 #[derive(Clone, Debug)]
 pub struct Namespaces {
     root: PathBuf,
+    /// All mounts below the root were shared once; later ones inherit it from the root.
+    shared: Arc<AtomicBool>,
 }
 
 /// A namespace that is held by a descriptor alone: it dies with the last holder, also at SIGKILL.
@@ -96,6 +105,14 @@ pub enum NetnsError {
         /// Its errno.
         errno: Errno,
     },
+    /// The work inside a new namespace failed; nothing was made.
+    #[error("preparing the network namespace {name:?}: {source}")]
+    Inside {
+        /// The name that it did not get.
+        name: String,
+        /// What the work said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The helper thread failed.
     #[error(transparent)]
     Thread(#[from] ThreadError),
@@ -110,7 +127,7 @@ impl Default for Namespaces {
 impl Namespaces {
     /// The namespaces named in this directory.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), shared: Arc::default() }
     }
 
     /// The path under which a namespace of this name is found.
@@ -120,8 +137,23 @@ impl Namespaces {
 
     /// Makes a namespace and names it. It contains a loopback interface that is down, and nothing else.
     pub fn create(&self, name: &str) -> Result<Held, NetnsError> {
+        self.create_with(name, || Ok::<_, Infallible>(())).map(|(held, ())| held)
+    }
+
+    /// Makes a namespace, does the work inside, and only then names it: a namespace that others can see is
+    /// always prepared (marked as ours, say), also if we are killed in between.
+    pub fn create_with<T: Send, E: Into<Box<dyn std::error::Error + Send + Sync>> + Send>(
+        &self,
+        name: &str,
+        inside: impl FnOnce() -> Result<T, E> + Send,
+    ) -> Result<(Held, T), NetnsError> {
         self.reserve(name)?;
-        let pinned = fresh().and_then(|held| self.bind(name, held.fd.as_fd()).map(|()| held));
+        let pinned = fresh_with(inside).and_then(|(held, done)| {
+            let done =
+                done.map_err(|error| NetnsError::Inside { name: name.to_owned(), source: error.into() })?;
+            self.bind(name, held.fd.as_fd())?;
+            Ok((held, done))
+        });
         if pinned.is_err() {
             // Best effort: a plain file that stays is listed as unpinned and can be deleted.
             let _ = self.unlink(name);
@@ -224,20 +256,21 @@ impl Namespaces {
         let on_root = |operation| move |errno| system(operation, &root.to_string_lossy(), errno);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(root, flags, Mode::empty()).map_err(on_root("open"))?;
-        let lock = Flock::lock(directory, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| system("flock", &root.to_string_lossy(), errno))?;
-        let share =
-            || mount(None::<&str>, root, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
-        match share() {
+        let lock = lock(directory).map_err(on_root("flock"))?;
+        let share = |depth| mount(None::<&str>, root, None::<&str>, MsFlags::MS_SHARED | depth, None::<&str>);
+        // `ip` shares all mounts below at every call; with 10 000 of them that takes longer than all the rest.
+        let known = self.shared.load(Ordering::Relaxed);
+        match share(if known { MsFlags::empty() } else { MsFlags::MS_REC }) {
             Ok(()) => {}
-            // The directory is not a mount yet: it becomes one.
+            // The directory is not a mount yet, or no more: it becomes one.
             Err(Errno::EINVAL) => {
                 let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
                 mount(Some(root), root, None::<&str>, bind, None::<&str>).map_err(on_root("bind"))?;
-                share().map_err(on_root("share"))?;
+                share(MsFlags::MS_REC).map_err(on_root("share"))?;
             }
             Err(errno) => return Err(on_root("share")(errno)),
         }
+        self.shared.store(true, Ordering::Relaxed);
         drop(lock);
         // The descriptor above may lie beneath the new mount.
         open(root, flags, Mode::empty()).map_err(on_root("open"))
@@ -263,10 +296,7 @@ impl Namespaces {
 
 /// Makes a namespace without a name.
 pub fn fresh() -> Result<Held, NetnsError> {
-    thread::run_in_new("netns-new", || {
-        let fd = own()?;
-        Ok(Held { fd, cookie: own_cookie()? })
-    })?
+    fresh_with(|| ()).map(|(held, ())| held)
 }
 
 /// The namespace of the calling thread.
@@ -370,6 +400,26 @@ fn nsid_message(namespace: BorrowedFd<'_>, id: Option<i32>) -> NsidMessage {
     message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd().unsigned_abs()));
     message.attributes.extend(id.map(NsidAttribute::Id));
     message
+}
+
+/// Makes a namespace without a name, and works in it.
+fn fresh_with<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<(Held, T), NetnsError> {
+    thread::run_in_new("netns-new", || {
+        let held = Held { fd: own()?, cookie: own_cookie()? };
+        Ok((held, inside()))
+    })?
+}
+
+fn lock(mut directory: OwnedFd) -> Result<Flock<OwnedFd>, Errno> {
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EAGAIN | Errno::EINTR)) => directory = back,
+            Err((_, errno)) => return Err(errno),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(Errno::EAGAIN)
 }
 
 /// What lies behind the descriptor must be a network namespace.

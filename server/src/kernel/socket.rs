@@ -146,6 +146,9 @@ impl RouteSocket {
     pub fn open_with_timeout(timeout: Duration) -> Result<Self, SocketError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
+        // From now on the kernel refuses what other processes send here: a hostile workload in this namespace
+        // can neither fill our buffer nor keep us reading.
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
         socket.set_ext_ack(true).map_err(failed("NETLINK_EXT_ACK"))?;
         socket.set_cap_ack(true).map_err(failed("NETLINK_CAP_ACK"))?;
         socket.set_netlink_get_strict_chk(true).map_err(failed("NETLINK_GET_STRICT_CHK"))?;
@@ -230,10 +233,15 @@ impl RouteSocket {
 
     fn link(&mut self, message: LinkMessage) -> Result<Option<LinkMessage>, RequestError> {
         match self.request_reply(request(RouteNetlinkMessage::GetLink(message))) {
-            Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
-                RouteNetlinkMessage::NewLink(link) => Some(link),
-                _ => None,
-            })),
+            Ok(replies) => {
+                let link = replies.into_iter().find_map(|reply| match reply {
+                    RouteNetlinkMessage::NewLink(link) => Some(link),
+                    _ => None,
+                });
+                // Only ENODEV says that there is none.
+                let none = || SocketError::Undecodable("an acknowledgement without the link".to_owned());
+                Ok(Some(link.ok_or_else(none)?))
+            }
             Err(RequestError::Kernel(error)) if error.errno == Errno::ENODEV => Ok(None),
             Err(error) => Err(error),
         }
@@ -347,7 +355,7 @@ impl RouteSocket {
             buffer.reserve(READ_BUFFER);
             let space = buffer.capacity();
             match retry_interrupted(|| self.socket.recv_from(&mut buffer, libc::MSG_TRUNC)) {
-                // Other processes can write to our socket; only the kernel is believed.
+                // Sent by another process before the socket was connected; only the kernel is believed.
                 Ok((_, sender)) if sender.port_number() != 0 => {}
                 Ok((length, _)) if length > space => {
                     return Err(SocketError::Undecodable(format!("{length} bytes in one datagram")));

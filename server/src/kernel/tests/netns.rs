@@ -79,6 +79,61 @@ fn ip_netns_sees_what_we_make_and_we_see_what_it_makes() {
 }
 
 #[test]
+fn what_is_done_inside_is_done_before_the_name_shows_a_namespace() {
+    on_private_host(|| {
+        let spaces = Namespaces::default();
+        let inside = || {
+            let seen = spaces.open("red").map(drop);
+            own_cookie().map(|cookie| (cookie, matches!(seen, Err(NetnsError::Unpinned(_)))))
+        };
+        let (red, (cookie, unnamed)) = spaces.create_with("red", inside).unwrap();
+        assert_eq!(cookie, red.cookie);
+        assert!(unnamed);
+        assert!(spaces.open("red").is_ok());
+    });
+}
+
+#[test]
+fn a_namespace_whose_preparation_fails_leaves_no_name() {
+    on_private_host(|| {
+        let spaces = Namespaces::default();
+        let refused = spaces.create_with("red", || Err::<(), _>("no mark")).unwrap_err();
+        assert_eq!(refused.to_string(), "preparing the network namespace \"red\": no mark");
+        let panicked = spaces.create_with("red", || -> Result<(), String> { panic!("a bug") }).unwrap_err();
+        assert!(matches!(panicked, NetnsError::Thread(_)), "{panicked}");
+        assert_eq!(names(&spaces), []);
+    });
+}
+
+#[test]
+fn a_lock_that_somebody_keeps_is_an_error_and_not_a_hang() {
+    on_private_host(|| {
+        let spaces = Namespaces::default();
+        spaces.create("red").unwrap();
+        let root = fs::File::open(SYSTEM_ROOT).unwrap();
+        root.lock().unwrap();
+        let refused = spaces.create("blue").unwrap_err();
+        assert!(matches!(refused, NetnsError::System { operation: "flock", .. }), "{refused}");
+        drop(root);
+        spaces.create("blue").unwrap();
+    });
+}
+
+#[test]
+fn a_directory_that_others_unmount_is_shared_again() {
+    on_private_host(|| {
+        let spaces = Namespaces::default();
+        spaces.create("red").unwrap();
+        let detach = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(SYSTEM_ROOT, detach).unwrap();
+        spaces.create("blue").unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let shared = |path: &str| mounts.lines().any(|m| m.contains(path) && m.contains(" shared:"));
+        assert!(shared(" /run/netns ") && shared(" /run/netns/blue "), "{mounts}");
+    });
+}
+
+#[test]
 fn a_taken_name_is_an_error_of_its_own_and_leaves_the_holder_alone() {
     on_private_host(|| {
         let spaces = Namespaces::default();

@@ -1,9 +1,13 @@
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
+use nix::sys::socket::{NetlinkAddr, getsockname};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use crate::kernel::socket::*;
@@ -170,5 +174,19 @@ fn a_dump_during_changes_never_misses_what_was_there_all_the_time() {
                 dumps += 1;
             }
         });
+    });
+}
+
+#[test]
+fn other_processes_cannot_write_to_the_socket() {
+    on_private_host(|| {
+        let mut socket = RouteSocket::open().unwrap();
+        let mut stranger = Socket::new(NETLINK_ROUTE).unwrap();
+        stranger.bind_auto().unwrap();
+        let address: NetlinkAddr = getsockname(socket.as_fd().as_raw_fd()).unwrap();
+        let ours = SocketAddr::new(address.pid(), 0);
+        let refused = stranger.send_to(&[0; 16], &ours, 0).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        assert!(socket.link_by_name("lo").unwrap().is_some());
     });
 }

@@ -295,6 +295,11 @@ struct WireDraft<S> {
 }
 
 impl<N: Noun> Draft<N> {
+    /// A draft without labels, annotations and owner.
+    pub fn new(name: Name, spec: N::Spec) -> Self {
+        Self { name, labels: Labels::default(), annotations: Annotations::default(), owner: None, spec }
+    }
+
     /// Reads a request's object. Unknown fields are errors, output-only ones are ignored.
     pub fn from_json(value: Value, at: &Path) -> Result<Self, Violations> {
         let Value::Object(mut fields) = value else {

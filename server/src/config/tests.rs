@@ -115,3 +115,33 @@ fn the_lab_takes_one_way_to_go_on() {
     let Some(Command::Lab(lab)) = lab(&["a.yaml", "--exec", "ping red"]).unwrap().command else { panic!() };
     assert_eq!(lab.exec.as_deref(), Some("ping red"));
 }
+
+/// The example as a file in which nothing is commented out.
+fn example() -> String {
+    let lines = include_str!("../../../deploy/netloomd.toml").lines();
+    let set = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    lines.filter(set).map(|line| format!("{}\n", &line[1..])).collect()
+}
+
+#[test]
+fn the_example_file_shows_the_defaults() {
+    // These have no default: the example shows a likely place.
+    let defaults: String = example()
+        .lines()
+        .filter(|line| !line.contains("/etc/netloom/"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(resolve(&[], &defaults).unwrap(), Config::default());
+    assert!(resolve(&[], &example()).is_ok());
+}
+
+#[test]
+fn the_example_file_shows_every_key() {
+    let keys = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.to_owned()).collect()
+    };
+    let shown = keys(&example());
+    for key in keys(include_str!("testdata/whole.toml")) {
+        assert!(shown.contains(&key), "{key} is not in deploy/netloomd.toml");
+    }
+}

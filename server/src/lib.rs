@@ -1,8 +1,10 @@
 //! The netloom daemon, room by room, in reading order. `ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod command;
 pub mod config;
 pub mod controller;
+pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod hostnet;

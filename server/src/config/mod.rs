@@ -253,3 +253,8 @@ fn list(faults: &[Fault]) -> String {
 
 #[cfg(test)]
 mod tests;
+
+/// The shell of whoever started this, for `netloomd lab --shell`.
+pub fn shell() -> String {
+    std::env::var("SHELL").ok().filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())
+}

@@ -414,3 +414,11 @@ impl Controller {
         self.intent.store()
     }
 }
+
+/// The World that these changes make of another; for tests of the rooms that only read it.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests name changes that are right")]
+pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_api::Timestamp) -> World {
+    let context = Context { now, pools: crate::config::Config::default().pools.into(), on_link: Vec::new() };
+    edit::edit(before, changes, &context).unwrap().world
+}

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)] // Each use says why it is sound.
 
+pub mod announce;
 pub mod claim;
 pub mod datagram;
 pub mod echo;

@@ -1,0 +1,161 @@
+//! From a configuration to a running daemon, and back down.
+//!
+//! Order of start: database (refuses what it cannot trust before the kernel is touched), kernel, listeners, first full
+//! pass, ready. Order of stop: listeners drain, running rounds end, the database closes. A stopped daemon leaves traffic
+//! exactly as it was.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use crate::{
+    api,
+    config::{Config, Forwarding},
+    controller::{Controller, Intent},
+    kernel::Kernel,
+    reconcile::{self, Reconciler, board::Board},
+    store::{Store, StoreOptions},
+    want::{HostFacts, Surroundings},
+};
+
+/// Between two full passes.
+const FULL_PASS_INTERVAL: Duration = Duration::from_secs(180);
+
+/// A running daemon.
+pub struct Daemon {
+    /// The verbs.
+    pub controller: Arc<Controller>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    store: Store,
+    booted: watch::Receiver<Option<Result<(), String>>>,
+}
+
+impl Daemon {
+    /// Starts everything; answers when the listeners are open. The first full pass may still run.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let options = StoreOptions { state_dir: config.state_dir.clone(), events: config.events.clone() };
+        let store = Store::open(options).await.context("the database cannot be opened")?;
+        let kernel = tokio::task::spawn_blocking(Kernel::open).await?.context("the kernel cannot be used")?;
+        let listeners = api::listen::open(config).context("the listeners cannot be opened")?;
+        let api_ports =
+            listeners.iter().filter_map(|listener| listener.local_addr()).map(|address| address.port());
+        let around = Arc::new(RwLock::new(Surroundings {
+            features: kernel.features(),
+            manages_forwarding: config.forwarding == Forwarding::Manage,
+            api_ports: api_ports.collect(),
+            facts: HostFacts::default(),
+        }));
+        let intent = Arc::new(Intent::new(store.clone()));
+        intent.reclaim_ports();
+        let board = Arc::new(Board::default());
+        let (waker, changes) = reconcile::queue();
+        let pools: Arc<[_]> = config.pools.clone().into();
+        let controller = Arc::new(Controller::new(
+            intent.clone(),
+            board.clone(),
+            around.clone(),
+            kernel.clone(),
+            waker,
+            pools,
+        ));
+
+        let (stop, stopped) = watch::channel(false);
+        let ready = Arc::new(AtomicBool::new(false));
+        let (booted_sender, booted) = watch::channel(None);
+        let reconciler = Reconciler::new(Arc::new(kernel), intent, board, around, FULL_PASS_INTERVAL);
+        let is_ready = ready.clone();
+        let tell = move |result: Result<(), String>| {
+            match &result {
+                Ok(()) => {
+                    is_ready.store(true, Ordering::Release);
+                    tell_systemd();
+                    tracing::info!("ready");
+                }
+                Err(why) => tracing::error!(%why, "the host could not be observed"),
+            }
+            booted_sender.send_replace(Some(result));
+        };
+        let mut tasks = vec![tokio::spawn(reconciler.run(changes, tell, begun(stopped.clone())))];
+        let router = api::router(controller.clone(), config, ready);
+        let limits = config.limits.clone();
+        tasks.push(tokio::spawn(async move {
+            let drained = api::listen::serve(listeners, router, limits, begun(stopped)).await;
+            tracing::info!(?drained, "listeners closed");
+        }));
+        Ok(Self { controller, stop, tasks, store, booted })
+    }
+
+    /// Waits for the first full pass.
+    pub async fn booted(&mut self) -> anyhow::Result<()> {
+        let result = self.booted.wait_for(Option::is_some).await.context("the reconciler stopped")?.clone();
+        result.unwrap_or(Ok(())).map_err(anyhow::Error::msg)
+    }
+
+    /// Stops in order and waits for it.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { controller, stop, tasks, store, booted: _ } = self;
+        stop.send_replace(true);
+        for task in tasks.into_iter().rev() {
+            task.await.context("a part of the daemon died")?;
+        }
+        drop(controller);
+        store.close().await;
+        Ok(())
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let daemon = Daemon::start(config).await?;
+    tracing::info!(socket = %config.socket.path.display(), "listening");
+    interrupted().await?;
+    tracing::info!("stopping");
+    // systemd is not there in containers and tests; then there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.stop().await
+}
+
+/// Resolves on SIGTERM or SIGINT.
+pub async fn interrupted() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// Lets ranges of ports be claimed: each takes a descriptor.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "the limit of open files stays at {soft}");
+    }
+}
+
+/// Writes a consistent copy of the database.
+pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
+    crate::store::backup(&config.state_dir, to).await.context("no backup was made")
+}
+
+async fn begun(mut stopped: watch::Receiver<bool>) {
+    // When the sender is gone the daemon is, too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn tell_systemd() {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}

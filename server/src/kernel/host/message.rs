@@ -1,0 +1,131 @@
+//! Steps as rtnetlink messages. Pure: indices and descriptors are given.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use ipnet::IpNet;
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
+    link::{
+        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+        LinkMessage,
+    },
+    route::{RouteMessage, RouteProtocol},
+};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::hostnet::{LINK_GROUP, Link, LinkChange, PROTOCOL, Route};
+
+/// In front of an object's identity in a link's alias.
+pub(super) const ALIAS_PREFIX: &str = "netloom:";
+
+/// A bridge, marked by its group from the first instant, without multicast snooping, down.
+pub(super) fn bridge(name: &str, link: &Link) -> LinkMessage {
+    let silent = vec![InfoBridge::MulticastSnooping(false)];
+    let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+        .set_info_data(InfoData::Bridge(silent))
+        .name(name)
+        .mtu(link.mtu)
+        .link_group(LINK_GROUP);
+    match link.mac {
+        Some(mac) => builder.address(mac.bytes().to_vec()).build(),
+        None => builder.build(),
+    }
+}
+
+/// A cable in one message: the host's end in its bridge, the other end named and placed.
+pub(super) fn cable(
+    name: &str,
+    link: &Link,
+    master: Option<u32>,
+    interface: &str,
+    inside: &Link,
+    namespace: Option<BorrowedFd<'_>>,
+) -> LinkMessage {
+    let mut peer = LinkMessage::default();
+    peer.attributes.push(LinkAttribute::IfName(interface.to_owned()));
+    peer.attributes.push(LinkAttribute::Mtu(inside.mtu));
+    peer.attributes.push(LinkAttribute::Group(LINK_GROUP));
+    peer.attributes.extend(inside.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
+    peer.attributes.extend(namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
+    let mut builder = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .name(name)
+        .mtu(link.mtu)
+        .link_group(LINK_GROUP);
+    if let Some(mac) = link.mac {
+        builder = builder.address(mac.bytes().to_vec());
+    }
+    if let Some(master) = master {
+        builder = builder.controller(master);
+    }
+    builder.build()
+}
+
+/// A change of a link; `master` is the index that the change's bridge has.
+pub(super) fn change(name: &str, change: &LinkChange, master: Option<u32>) -> LinkMessage {
+    let LinkChange { up, mtu, master: to, hairpin, alias } = change;
+    let mut builder = LinkMessageBuilder::<LinkUnspec>::new().name(name);
+    if let Some(mtu) = mtu {
+        builder = builder.mtu(*mtu);
+    }
+    if let Some(uid) = alias {
+        builder = builder.alias(format!("{ALIAS_PREFIX}{uid}")).link_group(LINK_GROUP);
+    }
+    builder = match (to, master) {
+        (Some(Some(_)), Some(index)) => builder.controller(index),
+        (Some(None), _) => builder.nocontroller(),
+        (Some(Some(_)), None) | (None, _) => builder,
+    };
+    if let Some(hairpin) = hairpin {
+        builder = builder
+            .set_port_kind(InfoPortKind::Bridge)
+            .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(*hairpin)]));
+    }
+    match up {
+        Some(true) => builder.up().build(),
+        Some(false) => builder.down().build(),
+        None => builder.build(),
+    }
+}
+
+/// An address with our mark, usable at once.
+pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = match net {
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => AddressMessageBuilder::<Ipv6Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+    };
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    message
+}
+
+/// A route with our mark; `None` when its parts are of different families.
+pub(super) fn route(index: u32, route: &Route) -> Option<RouteMessage> {
+    let protocol = RouteProtocol::Other(PROTOCOL);
+    Some(match (route.destination, route.via) {
+        (IpNet::V4(net), IpAddr::V4(via)) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .gateway(via)
+            .output_interface(index)
+            .priority(route.metric)
+            .protocol(protocol)
+            .build(),
+        (IpNet::V6(net), IpAddr::V6(via)) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .gateway(via)
+            .output_interface(index)
+            .priority(route.metric)
+            .protocol(protocol)
+            .build(),
+        (IpNet::V4(_) | IpNet::V6(_), _) => return None,
+    })
+}

@@ -1,0 +1,106 @@
+//! The firewall's one writer: a thread that owns the socket. Commits that queue up go in one transaction.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::{
+    hostnet::rules::{Element, Rules},
+    kernel::nft::{Nft, NftError},
+};
+
+const QUEUE: usize = 256;
+/// Commits that are put together at most.
+const TOGETHER: usize = 64;
+
+/// Speaks to the writer.
+pub(super) struct RulesWriter(SyncSender<Work>);
+
+enum Work {
+    Ensure(SyncSender<Result<(), NftError>>),
+    Commit(Commit),
+    Dump(SyncSender<Result<Rules, NftError>>),
+    Remove(SyncSender<Result<(), NftError>>),
+}
+
+struct Commit {
+    remove: Vec<Element>,
+    add: Vec<Element>,
+    answer: SyncSender<Result<(), NftError>>,
+}
+
+impl RulesWriter {
+    /// Opens the socket in the calling thread's namespace and starts the thread; it ends with the last handle.
+    pub(super) fn start() -> Result<Self, super::KernelOpenError> {
+        let nft = Nft::open()?;
+        let (sender, receiver) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("nft-writer".into());
+        thread.spawn(move || write(nft, &receiver)).map_err(super::KernelOpenError::Thread)?;
+        Ok(Self(sender))
+    }
+
+    pub(super) fn ensure(&self) -> Result<(), NftError> {
+        self.ask(Work::Ensure)
+    }
+
+    pub(super) fn commit(&self, remove: Vec<Element>, add: Vec<Element>) -> Result<(), NftError> {
+        self.ask(|answer| Work::Commit(Commit { remove, add, answer }))
+    }
+
+    pub(super) fn dump(&self) -> Result<Rules, NftError> {
+        self.ask(Work::Dump)
+    }
+
+    pub(super) fn remove_tables(&self) -> Result<(), NftError> {
+        self.ask(Work::Remove)
+    }
+
+    fn ask<T>(&self, work: impl FnOnce(SyncSender<Result<T, NftError>>) -> Work) -> Result<T, NftError> {
+        let gone =
+            || NftError::System { operation: "the firewall's thread", errno: nix::errno::Errno::EPIPE };
+        let (answer, answered) = sync_channel(1);
+        self.0.send(work(answer)).map_err(|_| gone())?;
+        answered.recv().map_err(|_| gone())?
+    }
+}
+
+fn write(mut nft: Nft, queue: &Receiver<Work>) {
+    let mut next = None;
+    while let Some(work) = next.take().or_else(|| queue.recv().ok()) {
+        // Who asked and went away does not hear the answer.
+        match work {
+            Work::Ensure(answer) => drop(answer.send(nft.ensure_skeleton())),
+            Work::Dump(answer) => drop(answer.send(nft.dump())),
+            Work::Remove(answer) => drop(answer.send(nft.remove_tables())),
+            Work::Commit(first) => {
+                let mut commits = vec![first];
+                while commits.len() < TOGETHER {
+                    match queue.try_recv() {
+                        Ok(Work::Commit(commit)) => commits.push(commit),
+                        Ok(other) => {
+                            next = Some(other);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                commit(&mut nft, commits);
+            }
+        }
+    }
+}
+
+/// All together; when that is refused, one by one, so that each gets its own answer.
+fn commit(nft: &mut Nft, commits: Vec<Commit>) {
+    if commits.len() > 1 {
+        let gather =
+            |of: fn(&Commit) -> &Vec<Element>| commits.iter().flat_map(of).cloned().collect::<Vec<_>>();
+        if nft.commit(&gather(|commit| &commit.remove), &gather(|commit| &commit.add)).is_ok() {
+            for commit in commits {
+                drop(commit.answer.send(Ok(())));
+            }
+            return;
+        }
+    }
+    for Commit { remove, add, answer } in commits {
+        drop(answer.send(nft.commit(&remove, &add)));
+    }
+}

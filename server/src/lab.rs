@@ -1,1 +1,0 @@
-//! The private host of `netloomd lab`.

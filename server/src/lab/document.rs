@@ -1,0 +1,174 @@
+//! What a lab's files say: objects to apply, and one `kind: Lab` document with the surroundings and what is expected.
+
+use std::{net::IpAddr, path::Path};
+
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
+use netloom_api::{AnyDraft, Path as Field};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Everything that the files say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Documents {
+    pub(super) drafts: Vec<AnyDraft>,
+    pub(super) lab: Option<LabSpec>,
+}
+
+/// The surroundings of the host, and what is expected.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LabSpec {
+    /// The LAN that the host is on.
+    #[serde(default)]
+    pub(super) lan: Option<LanDocument>,
+    /// What is expected; when nothing is, the matrix is only shown.
+    #[serde(default)]
+    pub(super) expect: Vec<Expectation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LanDocument {
+    /// The host's address there, with prefix length; or a list of them.
+    pub(super) host: OneOrMore,
+    /// The other machines.
+    #[serde(default)]
+    pub(super) peers: Vec<PeerDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeerDocument {
+    pub(super) name: String,
+    /// With prefix length; or a list of them.
+    pub(super) address: OneOrMore,
+    /// Prefixes that the peer sends to the host, as a hostile neighbour would.
+    #[serde(default)]
+    pub(super) routes: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore {
+    One(IpNet),
+    More(Vec<IpNet>),
+}
+
+impl OneOrMore {
+    pub(super) fn to_vec(&self) -> Vec<IpNet> {
+        match self {
+            OneOrMore::One(one) => vec![*one],
+            OneOrMore::More(all) => all.clone(),
+        }
+    }
+}
+
+/// One line of the expected matrix.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expectation {
+    /// A Namespace, a LAN peer, or `host`.
+    pub(super) from: String,
+    /// The same, or an address.
+    pub(super) to: String,
+    /// Unset: ICMP echo.
+    #[serde(default)]
+    pub(super) port: Option<u16>,
+    /// `tcp` or `udp`; unset: tcp.
+    #[serde(default)]
+    pub(super) protocol: Option<netloom_api::Protocol>,
+    /// The address that the answering side must see.
+    #[serde(default)]
+    pub(super) source: Option<IpAddr>,
+    /// Who must answer: a Namespace, a LAN peer, or `host`.
+    #[serde(default)]
+    pub(super) answered_by: Option<String>,
+    /// Unset: reachable.
+    #[serde(default)]
+    pub(super) result: Expected,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Expected {
+    #[default]
+    Reachable,
+    Unreachable,
+}
+
+impl Documents {
+    /// Reads all files; documents of one file are separated by `---`, and JSON is YAML too.
+    pub(super) fn read(files: &[impl AsRef<Path>]) -> anyhow::Result<Self> {
+        let mut all = Self::default();
+        for file in files {
+            let file = file.as_ref();
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("{} cannot be read", file.display()))?;
+            all.add(&text).with_context(|| format!("{} is not understood", file.display()))?;
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, text: &str) -> anyhow::Result<()> {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+        for (index, document) in documents.into_iter().enumerate() {
+            self.add_one(document).with_context(|| format!("document {}", index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, document: Value) -> anyhow::Result<()> {
+        if document.is_null() {
+            return Ok(());
+        }
+        if document.get("kind").and_then(Value::as_str) == Some("Lab") {
+            let spec = document.get("spec").cloned().unwrap_or_else(|| Value::Object(Default::default()));
+            let spec: LabSpec = serde_path_to_error::deserialize(spec).context("kind: Lab")?;
+            if self.lab.replace(spec).is_some() {
+                bail!("there is a second document of kind Lab; one lab has one host");
+            }
+            return Ok(());
+        }
+        // An export, or what apply takes, is a list of objects.
+        if let Some(Value::Array(objects)) = document.get("objects") {
+            for object in objects {
+                self.draft(object.clone())?;
+            }
+            return Ok(());
+        }
+        self.draft(document)
+    }
+
+    fn draft(&mut self, object: Value) -> anyhow::Result<()> {
+        let draft = AnyDraft::from_json(object, &Field::root());
+        let draft = draft.map_err(|wrong| {
+            let lines: Vec<String> =
+                wrong.0.iter().map(|one| format!("{}: {}", one.field, one.description)).collect();
+            anyhow::anyhow!(lines.join("; "))
+        })?;
+        self.drafts.push(draft);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_document_is_read_beside_the_objects() {
+        let mut all = Documents::default();
+        let text = "kind: Namespace\nname: red\n---\nkind: Lab\nspec:\n  lan: {host: 192.168.1.2/24, peers: [{name: peer, \
+            address: 192.168.1.3/24}]}\n  expect: [{from: red, to: peer, port: 80, source: 192.168.1.2}]\n";
+        all.add(text).unwrap();
+        assert_eq!(all.drafts.len(), 1);
+        assert_eq!(all.lab.unwrap().expect[0].result, Expected::Reachable);
+    }
+
+    #[test]
+    fn a_word_that_the_lab_does_not_know_is_an_error() {
+        assert!(Documents::default().add("kind: Lab\nspec: {expects: []}\n").is_err());
+        assert!(Documents::default().add("kind: Labb\nname: x\n").is_err());
+    }
+}

@@ -1,21 +1,92 @@
-//! Expressions of a rule, and the words that the skeleton is written in.
+//! Rules as the kernel wants them: programs of small expressions over registers.
 //!
-//! Registers are the 32-bit ones, counted from 0; a key of several fields lies in neighbouring ones, each field padded
-//! to four bytes.
+//! [`Statement`]s are made by functions that read like the words of `nft`; each loads what it needs into the
+//! registers from the first on, and leaves nothing there for the next. A set without a name ([`Anonymous`]) belongs
+//! to its rule.
 
-use super::wire::Attributes;
-use crate::hostnet::rules::SetId;
+use std::net::Ipv6Addr;
 
-/// The first 32-bit register.
-const REG32_00: u32 = 8;
-/// The verdict register.
-const REG_VERDICT: u32 = 0;
+use crate::hostnet::rules::{DataType, SetId};
 
-const BASE_LINK: u32 = 0;
-const BASE_NETWORK: u32 = 1;
-const BASE_TRANSPORT: u32 = 2;
+use super::uapi::*;
+use super::wire::Writer;
 
-/// What a rule does with a packet that got that far.
+/// A part of a rule.
+pub(super) type Statement = Vec<Expr>;
+
+/// One expression of the kernel.
+#[derive(Clone, Debug)]
+pub(super) enum Expr {
+    Load { from: Field, slot: u32 },
+    Compare { operator: u32, with: Vec<u8> },
+    Mask(Vec<u8>),
+    Find { set: Set, leads_to: Option<Found> },
+    Verdict(Verdict),
+    Count(&'static str),
+    Nat { kind: u32, family: u8, port_slot: Option<u32> },
+    Masquerade,
+    WriteDestinationMac,
+    ToThisHost,
+}
+
+/// Something of the packet, or of its flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Field {
+    Meta {
+        key: u32,
+        size: u32,
+    },
+    Payload {
+        base: u32,
+        offset: u32,
+        size: u32,
+    },
+    Ct {
+        key: u32,
+        direction: Option<u8>,
+        size: u32,
+    },
+    /// Whether the destination is an address of this host, as a kind of address.
+    DestinationType,
+}
+
+/// A set that a key is looked up in.
+#[derive(Clone, Debug)]
+pub(super) enum Set {
+    Named(SetId),
+    Anonymous(Anonymous),
+}
+
+/// What the lookup in a map gives.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found {
+    Verdict,
+    Value,
+}
+
+/// A set that belongs to one rule.
+#[derive(Clone, Debug)]
+pub(super) struct Anonymous {
+    pub(super) key: Kind,
+    pub(super) elements: Vec<AnonymousElement>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct AnonymousElement {
+    pub(super) key: Vec<u8>,
+    /// The first key behind an interval.
+    pub(super) end: bool,
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// The type of the keys of an anonymous set: the number by which `nft` knows how to print it, and the size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) number: u32,
+    pub(super) size: u32,
+}
+
+/// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accept,
@@ -25,267 +96,399 @@ pub(super) enum Verdict {
     Goto(&'static str),
 }
 
-/// A value that can be read from a packet, its connection or the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Load {
-    Iifname,
-    Oifname,
-    Nfproto,
-    L4proto,
-    EtherType,
-    EtherDaddrFirstByte,
-    EtherSaddr,
-    Ip4Saddr,
-    Ip4Daddr,
-    Ip6Saddr,
-    Ip6Daddr,
-    /// The first byte of the transport header: the type of ICMP.
-    IcmpType,
-    Sport,
-    Dport,
-    /// The target of neighbour discovery.
-    NdTarget,
-    /// Hardware type, protocol type and lengths of ARP.
-    ArpShape,
-    ArpOperation,
-    ArpSaddrEther,
-    ArpSaddrIp,
-    CtState,
-    CtStatus,
-    CtDirection,
-    CtOriginalSaddr4,
-    CtOriginalSaddr6,
-    CtReplySaddr4,
-    CtReplySaddr6,
-    /// The type of the packet's destination address, as the routing table knows it.
-    FibDaddrType,
+pub(super) const IP6_ADDRESS: Kind = Kind { number: 8, size: 16 };
+pub(super) const ETHER_TYPE: Kind = Kind { number: 10, size: 2 };
+pub(super) const ARP_OPERATION: Kind = Kind { number: 11, size: 2 };
+pub(super) const INET_PROTO: Kind = Kind { number: 12, size: 1 };
+pub(super) const CT_STATE: Kind = Kind { number: 26, size: 4 };
+pub(super) const ICMPV6_TYPE: Kind = Kind { number: 29, size: 1 };
+
+pub(super) const IIFNAME: Field = Field::Meta { key: NFT_META_IIFNAME, size: 16 };
+pub(super) const OIFNAME: Field = Field::Meta { key: NFT_META_OIFNAME, size: 16 };
+pub(super) const L4PROTO: Field = Field::Meta { key: NFT_META_L4PROTO, size: 1 };
+pub(super) const STATE: Field = Field::Ct { key: NFT_CT_STATE, direction: None, size: 4 };
+pub(super) const ETHER_DADDR: Field = link(0, 6);
+pub(super) const ETHER_SADDR: Field = link(6, 6);
+pub(super) const IP_SADDR: Field = network(12, 4);
+pub(super) const IP_DADDR: Field = network(16, 4);
+pub(super) const IP6_SADDR: Field = network(8, 16);
+pub(super) const IP6_DADDR: Field = network(24, 16);
+/// The types of the addresses.
+pub(super) const ARP_TYPES: Field = network(0, 4);
+/// The sizes of the addresses.
+pub(super) const ARP_SIZES: Field = network(4, 2);
+pub(super) const ARP_OPERATION_FIELD: Field = network(6, 2);
+pub(super) const ARP_SADDR_ETHER: Field = network(8, 6);
+pub(super) const ARP_SADDR_IP: Field = network(14, 4);
+pub(super) const SPORT: Field = transport(0, 2);
+pub(super) const DPORT: Field = transport(2, 2);
+/// The address that a neighbour solicitation or advertisement is about.
+pub(super) const ND_TARGET: Field = transport(8, 16);
+pub(super) const ICMP_TYPE: Field = transport(0, 1);
+/// The flow's own source: what it was before any NAT.
+pub(super) const CT_ORIGINAL_IP_SADDR: Field = tuple(NFT_CT_SRC_IP, 0, 4);
+pub(super) const CT_ORIGINAL_IP6_SADDR: Field = tuple(NFT_CT_SRC_IP6, 0, 16);
+/// The flow's real destination: who answers, behind any NAT.
+pub(super) const CT_REPLY_IP_SADDR: Field = tuple(NFT_CT_SRC_IP, 1, 4);
+pub(super) const CT_REPLY_IP6_SADDR: Field = tuple(NFT_CT_SRC_IP6, 1, 16);
+
+const fn link(offset: u32, size: u32) -> Field {
+    Field::Payload { base: NFT_PAYLOAD_LL_HEADER, offset, size }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
-    Meta(u32),
-    Payload(u32, u32),
-    Ct(u32, Option<u8>),
-    FibDaddr,
+const fn network(offset: u32, size: u32) -> Field {
+    Field::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, size }
 }
 
-impl Load {
-    /// Where it comes from, and its length in bytes.
-    fn source(self) -> (Source, u32) {
-        use Source::{Ct, FibDaddr, Meta};
-        let link = |offset| Source::Payload(BASE_LINK, offset);
-        let network = |offset| Source::Payload(BASE_NETWORK, offset);
-        let transport = |offset| Source::Payload(BASE_TRANSPORT, offset);
+const fn transport(offset: u32, size: u32) -> Field {
+    Field::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset, size }
+}
+
+const fn tuple(key: u32, direction: u8, size: u32) -> Field {
+    Field::Ct { key, direction: Some(direction), size }
+}
+
+pub(super) fn verdict(verdict: Verdict) -> Statement {
+    vec![Expr::Verdict(verdict)]
+}
+
+pub(super) fn accept() -> Statement {
+    verdict(Verdict::Accept)
+}
+
+pub(super) fn drop() -> Statement {
+    verdict(Verdict::Drop)
+}
+
+pub(super) fn back() -> Statement {
+    verdict(Verdict::Return)
+}
+
+pub(super) fn jump(chain: &'static str) -> Statement {
+    verdict(Verdict::Jump(chain))
+}
+
+pub(super) fn goto(chain: &'static str) -> Statement {
+    verdict(Verdict::Goto(chain))
+}
+
+/// Counted by this counter, then dropped.
+pub(super) fn counted_drop(counter: &'static str) -> Statement {
+    vec![Expr::Count(counter), Expr::Verdict(Verdict::Drop)]
+}
+
+pub(super) fn is(field: Field, value: &[u8]) -> Statement {
+    vec![Expr::Load { from: field, slot: 0 }, Expr::Compare { operator: NFT_CMP_EQ, with: value.to_vec() }]
+}
+
+/// These fields together are an element of the set.
+pub(super) fn within(fields: &[Field], set: SetId) -> Statement {
+    found(fields, Set::Named(set), None)
+}
+
+/// The verdict of the element that these fields together are; without one the rule ends.
+pub(super) fn vmap(fields: &[Field], set: SetId) -> Statement {
+    found(fields, Set::Named(set), Some(Found::Verdict))
+}
+
+pub(super) fn one_of(field: Field, key: Kind, values: &[&[u8]]) -> Statement {
+    let element = |value: &&[u8]| AnonymousElement { key: value.to_vec(), end: false, verdict: None };
+    let elements = values.iter().map(element).collect();
+    found(&[field], Set::Anonymous(Anonymous { key, elements }), None)
+}
+
+/// The verdict beside the value that the field has.
+pub(super) fn decide(field: Field, key: Kind, verdicts: &[(&[u8], Verdict)]) -> Statement {
+    let element = |(value, verdict): &(&[u8], Verdict)| AnonymousElement {
+        key: value.to_vec(),
+        end: false,
+        verdict: Some(*verdict),
+    };
+    let elements = verdicts.iter().map(element).collect();
+    found(&[field], Set::Anonymous(Anonymous { key, elements }), Some(Found::Verdict))
+}
+
+/// In one of these intervals of IPv6 addresses: the first address, and the first one behind.
+pub(super) fn in_one_of(field: Field, intervals: &[(Ipv6Addr, Ipv6Addr)]) -> Statement {
+    let element = |at: &Ipv6Addr, end| AnonymousElement { key: at.octets().to_vec(), end, verdict: None };
+    let elements =
+        intervals.iter().flat_map(|(first, behind)| [element(first, false), element(behind, true)]).collect();
+    found(&[field], Set::Anonymous(Anonymous { key: IP6_ADDRESS, elements }), None)
+}
+
+/// The packet's protocol is of this family; before any field of its header is read.
+pub(super) fn nfproto(family: u8) -> Statement {
+    is(Field::Meta { key: NFT_META_NFPROTO, size: 1 }, &[family])
+}
+
+/// The same in the bridge. True for a tagged frame too: whoever must not pass tags asks [`ether_type`] first.
+pub(super) fn protocol(ether_type: u16) -> Statement {
+    is(Field::Meta { key: NFT_META_PROTOCOL, size: 2 }, &ether_type.to_be_bytes())
+}
+
+/// What the frame says it is, after its MAC addresses. For a tagged frame that is the tag.
+pub(super) const ETHER_TYPE_FIELD: Field = link(12, 2);
+
+pub(super) fn ether_type(ether_type: u16) -> Statement {
+    is(ETHER_TYPE_FIELD, &ether_type.to_be_bytes())
+}
+
+pub(super) fn l4proto(number: u8) -> Statement {
+    is(L4PROTO, &[number])
+}
+
+pub(super) fn iifname_starts(prefix: &str) -> Statement {
+    is(IIFNAME, prefix.as_bytes())
+}
+
+pub(super) fn oifname_is(name: &str) -> Statement {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    is(OIFNAME, &bytes)
+}
+
+/// To an address of this host.
+pub(super) fn to_local() -> Statement {
+    is(Field::DestinationType, &LOCAL.to_ne_bytes())
+}
+
+/// `RTN_LOCAL`
+const LOCAL: u32 = 2;
+
+/// From or to `127.0.0.0/8`.
+pub(super) fn loopback4(address: Field) -> Statement {
+    let first = match address {
+        Field::Payload { base, offset, size: _ } => Field::Payload { base, offset, size: 1 },
+        other => other,
+    };
+    is(first, &[127])
+}
+
+/// A frame to a group: broadcast or multicast.
+pub(super) fn to_group() -> Statement {
+    let bit = vec![1, 0, 0, 0, 0, 0];
+    let compare = Expr::Compare { operator: NFT_CMP_EQ, with: bit.clone() };
+    vec![Expr::Load { from: ETHER_DADDR, slot: 0 }, Expr::Mask(bit), compare]
+}
+
+/// One of these states or status bits of the flow.
+fn any_bit(key: u32, bits: u32) -> Statement {
+    let from = Field::Ct { key, direction: None, size: 4 };
+    let mask = Expr::Mask(bits.to_ne_bytes().to_vec());
+    let compare = Expr::Compare { operator: NFT_CMP_NEQ, with: vec![0; 4] };
+    vec![Expr::Load { from, slot: 0 }, mask, compare]
+}
+
+pub(super) const INVALID: u32 = 1;
+pub(super) const ESTABLISHED: u32 = 2;
+pub(super) const RELATED: u32 = 4;
+pub(super) const UNTRACKED: u32 = 64;
+
+pub(super) fn state(bits: u32) -> Statement {
+    any_bit(NFT_CT_STATE, bits)
+}
+
+/// The flow was redirected by destination NAT.
+pub(super) fn published() -> Statement {
+    const IPS_DST_NAT: u32 = 0x20;
+    any_bit(NFT_CT_STATUS, IPS_DST_NAT)
+}
+
+pub(super) fn original() -> Statement {
+    is(Field::Ct { key: NFT_CT_DIRECTION, direction: None, size: 1 }, &[0])
+}
+
+pub(super) fn reply() -> Statement {
+    is(Field::Ct { key: NFT_CT_DIRECTION, direction: None, size: 1 }, &[1])
+}
+
+/// To the address, and port if there is one, that the map gives for these fields.
+pub(super) fn dnat(family: u8, fields: &[Field], map: SetId) -> Statement {
+    nat(NFT_NAT_DNAT, family, fields, map)
+}
+
+/// From the address that the map gives for these fields.
+pub(super) fn snat(family: u8, fields: &[Field], map: SetId) -> Statement {
+    nat(NFT_NAT_SNAT, family, fields, map)
+}
+
+pub(super) fn masquerade() -> Statement {
+    vec![Expr::Masquerade]
+}
+
+/// Makes the frame one for the bridge itself, so that the host routes it.
+pub(super) fn to_own_bridge() -> Statement {
+    let mac = found(&[IIFNAME], Set::Named(SetId::Brmac), Some(Found::Value));
+    [mac, vec![Expr::WriteDestinationMac, Expr::ToThisHost]].concat()
+}
+
+fn nat(kind: u32, family: u8, fields: &[Field], map: SetId) -> Statement {
+    let port_slot = match map.data() {
+        DataType::Ipv4Service => Some(1),
+        DataType::Ipv6Service => Some(4),
+        DataType::Ipv4 | DataType::Ipv6 | DataType::None | DataType::Verdict | DataType::Ether => None,
+    };
+    let found = found(fields, Set::Named(map), Some(Found::Value));
+    [found, vec![Expr::Nat { kind, family, port_slot }]].concat()
+}
+
+fn found(fields: &[Field], set: Set, leads_to: Option<Found>) -> Statement {
+    let mut statement = Vec::with_capacity(fields.len() + 1);
+    let mut slot = 0;
+    for field in fields {
+        statement.push(Expr::Load { from: *field, slot });
+        slot += field.size().div_ceil(4);
+    }
+    statement.push(Expr::Find { set, leads_to });
+    statement
+}
+
+impl Field {
+    fn size(self) -> u32 {
         match self {
-            Load::Iifname => (Meta(6), 16),
-            Load::Oifname => (Meta(7), 16),
-            Load::Nfproto => (Meta(15), 1),
-            Load::L4proto => (Meta(16), 1),
-            Load::EtherDaddrFirstByte => (link(0), 1),
-            Load::EtherSaddr => (link(6), 6),
-            // Not `meta protocol`: the kernel has pulled the VLAN tag off before the bridge sees the frame.
-            Load::EtherType => (link(12), 2),
-            Load::Ip4Saddr => (network(12), 4),
-            Load::Ip4Daddr => (network(16), 4),
-            Load::Ip6Saddr => (network(8), 16),
-            Load::Ip6Daddr => (network(24), 16),
-            Load::IcmpType => (transport(0), 1),
-            Load::Sport => (transport(0), 2),
-            Load::Dport => (transport(2), 2),
-            Load::NdTarget => (transport(8), 16),
-            Load::ArpShape => (network(0), 6),
-            Load::ArpOperation => (network(6), 2),
-            Load::ArpSaddrEther => (network(8), 6),
-            Load::ArpSaddrIp => (network(14), 4),
-            Load::CtState => (Ct(0, None), 4),
-            Load::CtDirection => (Ct(1, None), 1),
-            Load::CtStatus => (Ct(2, None), 4),
-            Load::CtOriginalSaddr4 => (Ct(19, Some(0)), 4),
-            Load::CtReplySaddr4 => (Ct(19, Some(1)), 4),
-            Load::CtOriginalSaddr6 => (Ct(21, Some(0)), 16),
-            Load::CtReplySaddr6 => (Ct(21, Some(1)), 16),
-            Load::FibDaddrType => (FibDaddr, 4),
+            Self::Meta { size, .. } | Self::Payload { size, .. } | Self::Ct { size, .. } => size,
+            Self::DestinationType => 4,
         }
     }
+}
 
-    fn slots(self) -> u32 {
-        self.source().1.div_ceil(4)
+/// The number of the register of 4 bytes, counted from 0.
+const fn register(slot: u32) -> u32 {
+    const NFT_REG32_00: u32 = 8;
+    NFT_REG32_00 + slot
+}
+
+impl Expr {
+    /// Writes it as an element of a list of expressions. `anonymous` gives name and number of the rule's next set.
+    pub(super) fn write(&self, writer: &mut Writer, anonymous: &mut impl FnMut() -> (&'static str, u32)) {
+        match self {
+            Self::Load { from, slot } => from.write(writer, register(*slot)),
+            Self::Compare { operator, with } => expression(writer, "cmp", |data| {
+                data.number(NFTA_CMP_SREG, register(0));
+                data.number(NFTA_CMP_OP, *operator);
+                value(data, NFTA_CMP_DATA, with);
+            }),
+            Self::Mask(mask) => expression(writer, "bitwise", |data| {
+                data.number(NFTA_BITWISE_SREG, register(0));
+                data.number(NFTA_BITWISE_DREG, register(0));
+                data.number(NFTA_BITWISE_LEN, mask.len() as u32);
+                value(data, NFTA_BITWISE_MASK, mask);
+                value(data, NFTA_BITWISE_XOR, &vec![0; mask.len()]);
+            }),
+            Self::Find { set, leads_to } => expression(writer, "lookup", |data| {
+                match set {
+                    Set::Named(set) => data.text(NFTA_LOOKUP_SET, set.name()),
+                    Set::Anonymous(_) => {
+                        let (name, number) = anonymous();
+                        data.text(NFTA_LOOKUP_SET, name);
+                        data.number(NFTA_LOOKUP_SET_ID, number);
+                    }
+                }
+                data.number(NFTA_LOOKUP_SREG, register(0));
+                match leads_to {
+                    None => {}
+                    Some(Found::Verdict) => data.number(NFTA_LOOKUP_DREG, 0),
+                    Some(Found::Value) => data.number(NFTA_LOOKUP_DREG, register(0)),
+                }
+            }),
+            Self::Verdict(verdict) => expression(writer, "immediate", |data| {
+                data.number(NFTA_IMMEDIATE_DREG, 0);
+                data.nest(NFTA_IMMEDIATE_DATA, |data| verdict.write(data));
+            }),
+            Self::Count(counter) => expression(writer, "objref", |data| {
+                data.number(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);
+                data.text(NFTA_OBJREF_IMM_NAME, counter);
+            }),
+            Self::Nat { kind, family, port_slot } => expression(writer, "nat", |data| {
+                data.number(NFTA_NAT_TYPE, *kind);
+                data.number(NFTA_NAT_FAMILY, u32::from(*family));
+                data.number(NFTA_NAT_REG_ADDR_MIN, register(0));
+                if let Some(slot) = port_slot {
+                    data.number(NFTA_NAT_REG_PROTO_MIN, register(*slot));
+                }
+            }),
+            Self::Masquerade => expression(writer, "masq", |_| {}),
+            Self::WriteDestinationMac => expression(writer, "payload", |data| {
+                data.number(NFTA_PAYLOAD_SREG, register(0));
+                data.number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_LL_HEADER);
+                data.number(NFTA_PAYLOAD_OFFSET, 0);
+                data.number(NFTA_PAYLOAD_LEN, 6);
+                data.number(NFTA_PAYLOAD_CSUM_TYPE, 0);
+                data.number(NFTA_PAYLOAD_CSUM_OFFSET, 0);
+            }),
+            Self::ToThisHost => {
+                expression(writer, "immediate", |data| {
+                    data.number(NFTA_IMMEDIATE_DREG, register(0));
+                    // PACKET_HOST is 0.
+                    value(data, NFTA_IMMEDIATE_DATA, &[0]);
+                });
+                expression(writer, "meta", |data| {
+                    data.number(NFTA_META_KEY, NFT_META_PKTTYPE);
+                    data.number(NFTA_META_SREG, register(0));
+                });
+            }
+        }
     }
 }
 
-/// A rule being written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Rule {
-    expressions: Vec<Attributes>,
+impl Field {
+    fn write(self, writer: &mut Writer, register: u32) {
+        match self {
+            Self::Meta { key, size: _ } => expression(writer, "meta", |data| {
+                data.number(NFTA_META_KEY, key);
+                data.number(NFTA_META_DREG, register);
+            }),
+            Self::Payload { base, offset, size } => expression(writer, "payload", |data| {
+                data.number(NFTA_PAYLOAD_DREG, register);
+                data.number(NFTA_PAYLOAD_BASE, base);
+                data.number(NFTA_PAYLOAD_OFFSET, offset);
+                data.number(NFTA_PAYLOAD_LEN, size);
+            }),
+            Self::Ct { key, direction, size: _ } => expression(writer, "ct", |data| {
+                data.number(NFTA_CT_KEY, key);
+                data.number(NFTA_CT_DREG, register);
+                if let Some(direction) = direction {
+                    data.put(NFTA_CT_DIRECTION, &[direction]);
+                }
+            }),
+            Self::DestinationType => expression(writer, "fib", |data| {
+                data.number(NFTA_FIB_DREG, register);
+                data.number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+                data.number(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
+            }),
+        }
+    }
 }
 
-pub(super) fn rule() -> Rule {
-    Rule::default()
-}
-
-impl Rule {
-    /// The packet passes on when the value is this.
-    pub(super) fn is(self, load: Load, value: &[u8]) -> Self {
-        self.load(load, 0).compare(0, value)
-    }
-
-    /// The packet passes on when the value is not this.
-    pub(super) fn is_not_zero_under(self, load: Load, mask: u32) -> Self {
-        let masked = Attributes::default()
-            .u32(1, REG32_00)
-            .u32(2, REG32_00)
-            .u32(3, 4)
-            .nested(4, Attributes::default().bytes(1, &mask.to_ne_bytes()))
-            .nested(5, Attributes::default().bytes(1, &[0; 4]));
-        self.load(load, 0).expression("bitwise", masked).compare(1, &[0; 4])
-    }
-
-    /// The packet passes on when the value has all bits of the mask, which is one byte.
-    pub(super) fn has_bit(self, load: Load, bit: u8) -> Self {
-        let masked = Attributes::default()
-            .u32(1, REG32_00)
-            .u32(2, REG32_00)
-            .u32(3, 1)
-            .nested(4, Attributes::default().bytes(1, &[bit]))
-            .nested(5, Attributes::default().bytes(1, &[0]));
-        self.load(load, 0).expression("bitwise", masked).compare(0, &[bit])
-    }
-
-    /// The packet passes on when the value is in this prefix.
-    pub(super) fn is_in(self, load: Load, first: &[u8], mask: &[u8]) -> Self {
-        let masked = Attributes::default()
-            .u32(1, REG32_00)
-            .u32(2, REG32_00)
-            .u32(3, u32::try_from(mask.len()).unwrap_or(u32::MAX))
-            .nested(4, Attributes::default().bytes(1, mask))
-            .nested(5, Attributes::default().bytes(1, &vec![0; mask.len()]));
-        self.load(load, 0).expression("bitwise", masked).compare(0, first)
-    }
-
-    /// The packet passes on when the fields are an element of the set.
-    pub(super) fn in_set(self, loads: &[Load], set: SetId) -> Self {
-        self.load_all(loads).expression("lookup", lookup(set))
-    }
-
-    /// The verdict that the map has for the fields; without one the packet passes on.
-    pub(super) fn verdict_of(self, loads: &[Load], map: SetId) -> Self {
-        self.load_all(loads).expression("lookup", lookup(map).u32(3, REG_VERDICT))
-    }
-
-    /// Translates the destination to what the map has for the fields: an address, and a port if the map has ports.
-    pub(super) fn dnat(self, loads: &[Load], map: SetId, ipv6: bool, port: bool) -> Self {
-        let found = self.load_all(loads).expression("lookup", lookup(map).u32(3, REG32_00));
-        let nat = nat(1, ipv6);
-        let port_register = REG32_00 + if ipv6 { 4 } else { 1 };
-        found.expression("nat", if port { nat.u32(5, port_register) } else { nat })
-    }
-
-    /// Translates the source to what the map has for it.
-    pub(super) fn snat(self, load: Load, map: SetId, ipv6: bool) -> Self {
-        self.load(load, 0).expression("lookup", lookup(map).u32(3, REG32_00)).expression("nat", nat(0, ipv6))
-    }
-
-    pub(super) fn masquerade(self) -> Self {
-        self.expression("masq", Attributes::default())
-    }
-
-    /// Gives the frame to the host: destination MAC out of the map, packet type "for us".
-    pub(super) fn to_bridge(self, map: SetId) -> Self {
-        let daddr = Attributes::default().u32(2, BASE_LINK).u32(3, 0).u32(4, 6).u32(5, REG32_00);
-        let host = Attributes::default().u32(1, REG32_00).nested(2, Attributes::default().bytes(1, &[0]));
-        let pkttype = Attributes::default().u32(2, 19).u32(3, REG32_00);
-        self.load(Load::Iifname, 0)
-            .expression("lookup", lookup(map).u32(3, REG32_00))
-            .expression("payload", daddr)
-            .expression("immediate", host)
-            .expression("meta", pkttype)
-    }
-
-    /// Counts in a named counter.
-    pub(super) fn count(self, name: &str) -> Self {
-        const OBJECT_COUNTER: u32 = 1;
-        self.expression("objref", Attributes::default().u32(1, OBJECT_COUNTER).text(2, name))
-    }
-
-    pub(super) fn then(self, verdict: Verdict) -> Vec<Attributes> {
-        let (code, chain) = match verdict {
-            Verdict::Drop => (0, None),
-            Verdict::Accept => (1, None),
-            Verdict::Jump(chain) => (-3, Some(chain)),
-            Verdict::Goto(chain) => (-4, Some(chain)),
-            Verdict::Return => (-5, None),
+impl Verdict {
+    /// Writes it as the content of a data attribute.
+    pub(super) fn write(self, writer: &mut Writer) {
+        let (code, chain) = match self {
+            Self::Accept => (NF_ACCEPT, None),
+            Self::Drop => (NF_DROP, None),
+            Self::Return => (NFT_RETURN, None),
+            Self::Jump(chain) => (NFT_JUMP, Some(chain)),
+            Self::Goto(chain) => (NFT_GOTO, Some(chain)),
         };
-        let data = Attributes::default().nested(2, verdict_code(code, chain));
-        self.expression("immediate", Attributes::default().u32(1, REG_VERDICT).nested(2, data)).expressions
-    }
-
-    /// A rule without a verdict of its own.
-    pub(super) fn end(self) -> Vec<Attributes> {
-        self.expressions
-    }
-
-    fn load_all(mut self, loads: &[Load]) -> Self {
-        let mut slot = 0;
-        for load in loads {
-            self = self.load(*load, slot);
-            slot += load.slots();
-        }
-        self
-    }
-
-    fn load(self, load: Load, slot: u32) -> Self {
-        let to = REG32_00 + slot;
-        match load.source() {
-            (Source::Meta(key), _) => self.expression("meta", Attributes::default().u32(1, to).u32(2, key)),
-            (Source::Payload(base, offset), length) => {
-                let payload = Attributes::default().u32(1, to).u32(2, base).u32(3, offset).u32(4, length);
-                self.expression("payload", payload)
+        writer.nest(NFTA_DATA_VERDICT, |data| {
+            data.put(NFTA_VERDICT_CODE, &code.to_be_bytes());
+            if let Some(chain) = chain {
+                data.text(NFTA_VERDICT_CHAIN, chain);
             }
-            (Source::Ct(key, direction), _) => {
-                let ct = Attributes::default().u32(1, to).u32(2, key);
-                self.expression(
-                    "ct",
-                    match direction {
-                        Some(direction) => ct.bytes(3, &[direction]),
-                        None => ct,
-                    },
-                )
-            }
-            (Source::FibDaddr, _) => {
-                const RESULT_ADDRTYPE: u32 = 3;
-                const BY_DADDR: u32 = 2;
-                self.expression(
-                    "fib",
-                    Attributes::default().u32(1, to).u32(2, RESULT_ADDRTYPE).u32(3, BY_DADDR),
-                )
-            }
-        }
-    }
-
-    fn compare(self, operation: u32, value: &[u8]) -> Self {
-        let data = Attributes::default().bytes(1, value);
-        self.expression("cmp", Attributes::default().u32(1, REG32_00).u32(2, operation).nested(3, data))
-    }
-
-    fn expression(mut self, name: &str, data: Attributes) -> Self {
-        self.expressions.push(Attributes::default().text(1, name).nested(2, data));
-        self
+        });
     }
 }
 
-fn lookup(set: SetId) -> Attributes {
-    Attributes::default().text(1, set.name()).u32(2, REG32_00)
+/// Bytes as a data attribute.
+pub(super) fn value(writer: &mut Writer, kind: u16, bytes: &[u8]) {
+    writer.nest(kind, |data| data.put(NFTA_DATA_VALUE, bytes));
 }
 
-fn nat(kind: u32, ipv6: bool) -> Attributes {
-    Attributes::default().u32(1, kind).u32(2, if ipv6 { 10 } else { 2 }).u32(3, REG32_00)
-}
-
-/// A verdict as data.
-pub(super) fn verdict_code(code: i32, chain: Option<&str>) -> Attributes {
-    let verdict = Attributes::default().bytes(1, &code.to_be_bytes());
-    match chain {
-        Some(chain) => verdict.text(2, chain),
-        None => verdict,
-    }
+fn expression(writer: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    writer.nest(NFTA_LIST_ELEM, |element| {
+        element.text(NFTA_EXPR_NAME, name);
+        element.nest(NFTA_EXPR_DATA, data);
+    });
 }

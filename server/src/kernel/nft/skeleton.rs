@@ -1,489 +1,504 @@
-//! The constant part of the firewall: chains and rules, chain by chain. Why each is as it is, `docs/firewall.md` says.
+//! The constant part of the firewall: every chain, rule and counter of both tables, beside the sets of
+//! [`SetId`](crate::hostnet::rules::SetId). `skeleton.nft` says the same in the words of `nft`, and a test compares.
 //!
-//! Everything that grows is a set or a map, so a packet's cost does not depend on how much exists. Chains are never
-//! made anew while they are right: a base chain that is re-created leaves a hole.
+//! What must not be forgotten when a rule is changed:
+//! - A policy is asked about the flow (`ct original`, `ct reply`), for every packet and in both directions, and no
+//!   rule accepts established flows before: so a change of policy takes hold of running flows at once.
+//! - In a bridge the type of a frame is asked at link header + 12, first: the kernel hides the VLAN tag of a tagged
+//!   frame, and `meta protocol` is true for what is inside.
+//! - `iifname` is empty in postrouting where `br_netfilter` is on, so nothing there asks for it.
+//! - An accept never overrides another table's drop, so the priorities of the filter chains hardly matter; those of
+//!   the NAT chains lie beside the customary ones, because equal ones have no order.
+//! - Neighbour discovery is untracked by the kernel, and passes `forward` where `br_netfilter` is on.
 
-use super::{
-    expr::{
-        Load::{self, *},
-        Rule,
-        Verdict::{Accept, Drop, Goto, Jump, Return},
-        rule,
-    },
-    wire::Attributes,
+use std::net::Ipv6Addr;
+
+use crate::hostnet::DEVICE_PREFIX;
+use crate::hostnet::rules::{Family, SetId::*};
+
+use super::expr::*;
+use super::uapi::{
+    NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING,
+    NFPROTO_IPV4, NFPROTO_IPV6,
 };
-use crate::hostnet::rules::{Family, SetId};
+
+/// A chain with its rules.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    pub(super) family: Family,
+    pub(super) name: &'static str,
+    /// Of a base chain.
+    pub(super) hook: Option<Hook>,
+    pub(super) rules: Vec<Statement>,
+}
+
+/// Where packets enter a chain. The policy is always to accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hook {
+    pub(super) kind: &'static str,
+    pub(super) number: u32,
+    pub(super) priority: i32,
+}
+
+/// The named counters, all in the inet table.
+pub(super) const COUNTERS: [&str; 6] =
+    ["drop_isolation", "drop_lan", "drop_transit", "drop_host", "drop_api", "drop_loopback"];
 
 /// The name of both tables.
 pub(super) const TABLE: &str = "netloom";
 
-/// Named counters of the inet table.
-pub(super) const COUNTERS: [&str; 6] =
-    ["drop_isolation", "drop_lan", "drop_transit", "drop_host", "drop_api", "drop_loopback"];
-
-/// Where a base chain hangs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hook {
-    pub(super) kind: &'static str,
-    pub(super) hook: u32,
-    pub(super) priority: i32,
-}
-
-/// One chain with its rules.
-pub(super) struct Chain {
-    pub(super) family: Family,
-    pub(super) name: &'static str,
-    pub(super) hook: Option<Hook>,
-    pub(super) rules: Vec<Vec<Attributes>>,
-}
-
-const PREROUTING: u32 = 0;
-const INPUT: u32 = 1;
-const FORWARD: u32 = 2;
-const OUTPUT: u32 = 3;
-const POSTROUTING: u32 = 4;
-
-const V4: &[u8] = &[2];
-const V6: &[u8] = &[10];
-const ETH_IP: &[u8] = &[0x08, 0x00];
-const ETH_ARP: &[u8] = &[0x08, 0x06];
-const ETH_IP6: &[u8] = &[0x86, 0xdd];
-const TCP: u8 = 6;
+const ICMP: u8 = 1;
 const UDP: u8 = 17;
-const SCTP: u8 = 132;
-const ICMP: &[u8] = &[1];
-const ICMPV6: &[u8] = &[58];
+const ICMPV6: u8 = 58;
+const TRANSPORTS: [&[u8]; 3] = [&[6], &[17], &[132]];
+const ETHER_IP: u16 = 0x0800;
+const ETHER_ARP: u16 = 0x0806;
+const ETHER_IP6: u16 = 0x86dd;
+const ND_ROUTER_SOLICIT: u8 = 133;
+const ND_NEIGHBOUR_SOLICIT: u8 = 135;
+const ND_NEIGHBOUR_ADVERT: u8 = 136;
+const ND_REDIRECT: u8 = 137;
+const MLD_QUERY: u8 = 130;
+const MLD_REPORT: u8 = 131;
+const MLD_DONE: u8 = 132;
+const MLD2_REPORT: u8 = 143;
 
-const STATE_INVALID: u32 = 1;
-const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
-const STATE_UNTRACKED: u32 = 64;
-/// IPS_DST_NAT
-const STATUS_DNAT: u32 = 1 << 5;
-const ORIGINAL: &[u8] = &[0];
-const REPLY: &[u8] = &[1];
-/// RTN_LOCAL
-const LOCAL: u32 = 2;
-
-/// All chains; those that others name come first.
-pub(super) fn chains() -> Vec<Chain> {
-    let mut all = inet();
-    all.extend(bridge());
-    all
+/// A rule is its statements, one after another.
+macro_rules! rule {
+    ($($statement:expr),+ $(,)?) => { [$($statement),+].concat() };
 }
 
-fn inet() -> Vec<Chain> {
-    let regular = |name, rules| Chain { family: Family::Inet, name, hook: None, rules };
-    let base = |name, kind, hook, priority, rules| Chain {
-        family: Family::Inet,
-        name,
-        hook: Some(Hook { kind, hook, priority }),
-        rules,
-    };
+/// All chains, in the order in which they are made.
+pub(super) fn chains() -> Vec<Chain> {
+    let inet = [loopback_and_published(), publish4(), publish6(), source_nat(), forward(), policy(), host()];
+    let bridge = [guard(), guard6(), layer2()];
+    inet.into_iter().chain(bridge).flatten().collect()
+}
+
+fn loopback_and_published() -> Vec<Chain> {
+    let from_wire =
+        |address| rule![ip(), loopback4(address), within(&[IIFNAME], Bridges), counted_drop("drop_loopback")];
+    let publish = || rule![one_of(L4PROTO, INET_PROTO, &TRANSPORTS), to_local(), jump("publish4")];
+    let v6 = Ipv6Addr::new;
+    // ::1 and fe80::/10
+    let unpublished = [
+        (Ipv6Addr::LOCALHOST, v6(0, 0, 0, 0, 0, 0, 0, 2)),
+        (v6(0xfe80, 0, 0, 0, 0, 0, 0, 0), v6(0xfec0, 0, 0, 0, 0, 0, 0, 0)),
+    ];
     vec![
-        regular("publish6", publish(true)),
-        regular("publish4", publish(false)),
-        regular("post_net", post_net()),
-        regular("untracked", untracked()),
-        regular("deny", deny()),
-        regular("pol", pol()),
-        regular("net_net", net_net()),
-        regular("from_net", from_net()),
-        regular("to_net", to_net()),
-        regular("host_in", host_in()),
-        base("raw", "filter", PREROUTING, -300, raw()),
-        base("pre", "nat", PREROUTING, -99, pre()),
-        base("out", "nat", OUTPUT, -99, out()),
-        base("post", "nat", POSTROUTING, 99, post()),
-        base("forward", "filter", FORWARD, 0, forward()),
+        // Before conntrack, which would translate an answer back.
+        base("raw", ("filter", NF_INET_PRE_ROUTING, -300), vec![from_wire(IP_DADDR), from_wire(IP_SADDR)]),
+        base(
+            "pre",
+            ("nat", NF_INET_PRE_ROUTING, -99),
+            vec![
+                rule![ip(), loopback4(IP_DADDR), back()],
+                rule![ip6(), in_one_of(IP6_DADDR, &unpublished), back()],
+                publish(),
+            ],
+        ),
+        base(
+            "out",
+            ("nat", NF_INET_LOCAL_OUT, -99),
+            vec![
+                // [::1] cannot be translated: the answer would have no way back.
+                rule![ip6(), is(IP6_DADDR, &Ipv6Addr::LOCALHOST.octets()), back()],
+                publish(),
+            ],
+        ),
+    ]
+}
+
+fn publish4() -> Vec<Chain> {
+    let one = [IP_DADDR, L4PROTO, DPORT];
+    let any = [L4PROTO, DPORT];
+    vec![chain(
+        "publish4",
+        vec![
+            rule![ip6(), goto("publish6")],
+            rule![ip(), vmap(&one, Gate4)],
+            rule![ip(), vmap(&one, Grng4)],
+            rule![ip(), dnat(NFPROTO_IPV4, &one, Fwd4)],
+            rule![ip(), dnat(NFPROTO_IPV4, &one, Rng4)],
+            rule![vmap(&any, Gate4any)],
+            rule![vmap(&any, Grng4any)],
+            rule![dnat(NFPROTO_IPV4, &any, Fwd4any)],
+            rule![dnat(NFPROTO_IPV4, &any, Rng4any)],
+        ],
+    )]
+}
+
+fn publish6() -> Vec<Chain> {
+    let one = [IP6_DADDR, L4PROTO, DPORT];
+    let any = [L4PROTO, DPORT];
+    vec![chain(
+        "publish6",
+        vec![
+            rule![ip6(), vmap(&one, Gate6)],
+            rule![ip6(), vmap(&one, Grng6)],
+            rule![ip6(), dnat(NFPROTO_IPV6, &one, Fwd6)],
+            rule![ip6(), dnat(NFPROTO_IPV6, &one, Rng6)],
+            rule![vmap(&any, Gate6any)],
+            rule![vmap(&any, Grng6any)],
+            rule![dnat(NFPROTO_IPV6, &any, Fwd6any)],
+            rule![dnat(NFPROTO_IPV6, &any, Rng6any)],
+        ],
+    )]
+}
+
+fn source_nat() -> Vec<Chain> {
+    vec![
+        base(
+            "post",
+            ("nat", NF_INET_POST_ROUTING, 99),
+            vec![
+                // Else the host, talking to its own gateway address, would be given a loopback address.
+                rule![oifname_is("lo"), back()],
+                rule![within(&[OIFNAME], Bridges), goto("post_net")],
+                rule![ip(), within(&[IP_SADDR], Masq4), masquerade()],
+                rule![ip(), snat(NFPROTO_IPV4, &[IP_SADDR], Snat4)],
+                rule![ip6(), within(&[IP6_SADDR], Masq6), masquerade()],
+                rule![ip6(), snat(NFPROTO_IPV6, &[IP6_SADDR], Snat6)],
+            ],
+        ),
+        chain(
+            "post_net",
+            vec![
+                rule![ip(), loopback4(IP_SADDR), masquerade()],
+                rule![published(), ip(), within(&[OIFNAME, IP_SADDR], Hairpin4), masquerade()],
+                rule![published(), ip6(), within(&[OIFNAME, IP6_SADDR], Hairpin6), masquerade()],
+            ],
+        ),
+    ]
+}
+
+fn forward() -> Vec<Chain> {
+    let untracked = [
+        (&INVALID.to_ne_bytes()[..], Verdict::Drop),
+        (&UNTRACKED.to_ne_bytes()[..], Verdict::Goto("untracked")),
+    ];
+    let tracked = || rule![decide(STATE, CT_STATE, &untracked)];
+    let reply = || rule![reply(), state(ESTABLISHED | RELATED), accept()];
+    let discovery = one_of(
+        ICMP_TYPE,
+        ICMPV6_TYPE,
+        &[
+            &[MLD_QUERY],
+            &[MLD_REPORT],
+            &[MLD_DONE],
+            &[ND_ROUTER_SOLICIT],
+            &[ND_NEIGHBOUR_SOLICIT],
+            &[ND_NEIGHBOUR_ADVERT],
+            &[MLD2_REPORT],
+        ],
+    );
+    vec![
+        base(
+            "forward",
+            ("filter", NF_INET_FORWARD, 0),
+            vec![
+                rule![within(&[IIFNAME], Bridges), goto("from_net")],
+                rule![within(&[OIFNAME], Bridges), goto("to_net")],
+                rule![within(&[IIFNAME], Notransit), counted_drop("drop_transit")],
+            ],
+        ),
+        chain(
+            "from_net",
+            vec![
+                tracked(),
+                jump("pol"),
+                rule![within(&[OIFNAME], Bridges), goto("net_net")],
+                reply(),
+                rule![within(&[IIFNAME], Egress), accept()],
+                counted_drop("drop_isolation"),
+            ],
+        ),
+        chain(
+            "net_net",
+            vec![
+                rule![published(), accept()],
+                vmap(&[IIFNAME, OIFNAME], Same),
+                rule![within(&[IIFNAME], Open), within(&[OIFNAME], Open), accept()],
+                counted_drop("drop_isolation"),
+            ],
+        ),
+        chain(
+            "to_net",
+            vec![
+                tracked(),
+                // Our own addresses do not come from outside, whatever rp_filter says.
+                rule![original(), ip(), within(&[IP_SADDR], Own4), counted_drop("drop_lan")],
+                rule![original(), ip6(), within(&[IP6_SADDR], Own6), counted_drop("drop_lan")],
+                jump("pol"),
+                rule![published(), accept()],
+                reply(),
+                // What a policy selects, and has let pass.
+                rule![within(&[OIFNAME], Routed), within(&[CT_REPLY_IP_SADDR], Sel4), accept()],
+                rule![within(&[OIFNAME], Routed), within(&[CT_REPLY_IP6_SADDR], Sel6), accept()],
+                counted_drop("drop_lan"),
+            ],
+        ),
+        chain("untracked", vec![rule![icmpv6(), discovery, accept()], counted_drop("drop_isolation")]),
+    ]
+}
+
+fn policy() -> Vec<Chain> {
+    vec![
+        chain(
+            "pol",
+            vec![
+                vmap(&[CT_ORIGINAL_IP_SADDR], Eg4),
+                vmap(&[CT_ORIGINAL_IP6_SADDR], Eg6),
+                vmap(&[CT_REPLY_IP_SADDR], In4),
+                vmap(&[CT_REPLY_IP6_SADDR], In6),
+            ],
+        ),
+        chain(
+            "deny",
+            vec![
+                rule![within(&[CT_REPLY_IP_SADDR], Den4), drop()],
+                rule![within(&[CT_REPLY_IP6_SADDR], Den6), drop()],
+                rule![within(&[CT_ORIGINAL_IP_SADDR], Den4), drop()],
+                rule![within(&[CT_ORIGINAL_IP6_SADDR], Den6), drop()],
+                drop(),
+            ],
+        ),
+    ]
+}
+
+fn host() -> Vec<Chain> {
+    let discovery = one_of(
+        ICMP_TYPE,
+        ICMPV6_TYPE,
+        &[&[ND_ROUTER_SOLICIT], &[ND_NEIGHBOUR_SOLICIT], &[ND_NEIGHBOUR_ADVERT]],
+    );
+    const ICMP_REDIRECT: u8 = 5;
+    vec![
         base(
             "input",
-            "filter",
-            INPUT,
-            0,
-            vec![rule().in_set(&[Iifname], SetId::Bridges).then(Goto("host_in"))],
+            ("filter", NF_INET_LOCAL_IN, 0),
+            vec![rule![within(&[IIFNAME], Bridges), goto("host_in")]],
         ),
-        base("output", "filter", OUTPUT, 0, output()),
+        chain(
+            "host_in",
+            vec![
+                rule![icmpv6(), discovery, accept()],
+                rule![state(INVALID), drop()],
+                rule![within(&[L4PROTO, DPORT], Api), counted_drop("drop_api")],
+                vmap(&[CT_ORIGINAL_IP_SADDR], Eg4),
+                vmap(&[CT_ORIGINAL_IP6_SADDR], Eg6),
+                rule![reply(), state(ESTABLISHED | RELATED), accept()],
+                rule![within(&[IIFNAME], Hostok), accept()],
+                counted_drop("drop_host"),
+            ],
+        ),
+        base(
+            "output",
+            ("filter", NF_INET_LOCAL_OUT, 0),
+            vec![
+                rule![
+                    ip(),
+                    l4proto(ICMP),
+                    is(ICMP_TYPE, &[ICMP_REDIRECT]),
+                    within(&[OIFNAME], Bridges),
+                    drop(),
+                ],
+                rule![icmpv6(), is(ICMP_TYPE, &[ND_REDIRECT]), within(&[OIFNAME], Bridges), drop()],
+            ],
+        ),
     ]
 }
 
-fn ip4() -> Rule {
-    rule().is(Nfproto, V4)
-}
-
-fn ip6() -> Rule {
-    rule().is(Nfproto, V6)
-}
-
-/// ICMPv6 of one type.
-fn icmp6(kind: u8) -> Rule {
-    rule().is(L4proto, ICMPV6).is(IcmpType, &[kind])
-}
-
-fn host_order(value: u32) -> [u8; 4] {
-    value.to_ne_bytes()
-}
-
-/// Loopback never from a wire, before conntrack un-translates a reply.
-fn raw() -> Vec<Vec<Attributes>> {
-    let loopback = |load: Load| {
-        let ours = ip4().is_in(load, &[127, 0, 0, 0], &[255, 0, 0, 0]).in_set(&[Iifname], SetId::Bridges);
-        ours.count("drop_loopback").then(Drop)
-    };
-    vec![loopback(Ip4Daddr), loopback(Ip4Saddr)]
-}
-
-/// Port forwards, for the first packet of a flow that comes in.
-fn pre() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![
-        ip4().is_in(Ip4Daddr, &[127, 0, 0, 0], &[255, 0, 0, 0]).then(Return),
-        ip6().is(Ip6Daddr, &LOOPBACK6).then(Return),
-        ip6().is_in(Ip6Daddr, &LINK_LOCAL6, &LINK_LOCAL6_MASK).then(Return),
+/// IPv4 and ARP come with MAC and address of the port, or not at all.
+fn guard() -> Vec<Chain> {
+    let by_type = [
+        (&ETHER_IP.to_be_bytes()[..], Verdict::Goto("g4")),
+        (&ETHER_IP6.to_be_bytes()[..], Verdict::Goto("g6")),
+        (&ETHER_ARP.to_be_bytes()[..], Verdict::Goto("garp")),
     ];
-    rules.extend(to_publish());
-    rules
-}
-
-/// Port forwards, for the first packet of a flow of the host itself. [::1] cannot be translated: the reply has no
-/// route, since IPv6 has no route_localnet.
-fn out() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![ip6().is(Ip6Daddr, &LOOPBACK6).then(Return)];
-    rules.extend(to_publish());
-    rules
-}
-
-const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-const LINK_LOCAL6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const LINK_LOCAL6_MASK: [u8; 16] = [0xff, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-
-fn to_publish() -> impl Iterator<Item = Vec<Attributes>> {
-    [TCP, UDP, SCTP].into_iter().map(|protocol| {
-        rule().is(L4proto, &[protocol]).is(FibDaddrType, &host_order(LOCAL)).then(Jump("publish4"))
-    })
-}
-
-/// One address before any address, and gates before the ways behind them.
-fn publish(ipv6: bool) -> Vec<Vec<Attributes>> {
-    use SetId::*;
-    let (daddr, gates, exact, any_gates, any) = if ipv6 {
-        (Ip6Daddr, [Gate6, Grng6], [Fwd6, Rng6], [Gate6any, Grng6any], [Fwd6any, Rng6any])
-    } else {
-        (Ip4Daddr, [Gate4, Grng4], [Fwd4, Rng4], [Gate4any, Grng4any], [Fwd4any, Rng4any])
-    };
-    let on = [daddr, L4proto, Dport];
-    let of_any = [L4proto, Dport];
-    let family = || if ipv6 { ip6() } else { ip4() };
-    let mut rules = Vec::new();
-    if !ipv6 {
-        rules.push(ip6().then(Goto("publish6")));
-    }
-    rules.extend(gates.map(|gate| family().verdict_of(&on, gate).end()));
-    rules.push(family().dnat(&on, exact[0], ipv6, true).end());
-    rules.push(family().dnat(&on, exact[1], ipv6, false).end());
-    rules.extend(any_gates.map(|gate| family().verdict_of(&of_any, gate).end()));
-    rules.push(family().dnat(&of_any, any[0], ipv6, true).end());
-    rules.push(family().dnat(&of_any, any[1], ipv6, false).end());
-    rules
-}
-
-/// Never between our own networks, and never for the host's talk with itself.
-fn post() -> Vec<Vec<Attributes>> {
-    let mut lo = [0; 16];
-    lo[..2].copy_from_slice(b"lo");
+    const DHCP_SERVER: u16 = 67;
     vec![
-        rule().is(Oifname, &lo).then(Return),
-        rule().in_set(&[Oifname], SetId::Bridges).then(Goto("post_net")),
-        ip4().in_set(&[Ip4Saddr], SetId::Masq4).masquerade().end(),
-        ip4().snat(Ip4Saddr, SetId::Snat4, false).end(),
-        ip6().in_set(&[Ip6Saddr], SetId::Masq6).masquerade().end(),
-        ip6().snat(Ip6Saddr, SetId::Snat6, true).end(),
+        // By the prefix of our ports: one that has no elements yet is closed.
+        bridge_base(
+            "pre",
+            ("filter", NF_INET_PRE_ROUTING, -300),
+            vec![rule![iifname_starts(DEVICE_PREFIX), goto("guard")]],
+        ),
+        bridge("guard", vec![rule![decide(ETHER_TYPE_FIELD, ETHER_TYPE, &by_type)], goto("bad")]),
+        bridge(
+            "g4",
+            vec![
+                rule![l4proto(UDP), is(SPORT, &DHCP_SERVER.to_be_bytes()), goto("bad")],
+                rule![protocol(ETHER_IP), within(&[IIFNAME, ETHER_SADDR, IP_SADDR], Guard4), goto("l3")],
+                rule![within(&[IIFNAME], Noguard), goto("l3")],
+                goto("bad"),
+            ],
+        ),
+        bridge(
+            "garp",
+            vec![
+                rule![
+                    ether_type(ETHER_ARP),
+                    // Of Ethernet and IPv4 addresses: then the sender's are where we look for them.
+                    is(ARP_TYPES, &[0, 1, 8, 0]),
+                    is(ARP_SIZES, &[6, 4]),
+                    one_of(ARP_OPERATION_FIELD, ARP_OPERATION, &[&[0, 1], &[0, 2]]),
+                    within(&[IIFNAME, ARP_SADDR_ETHER, ARP_SADDR_IP], Guard4),
+                    within(&[IIFNAME, ETHER_SADDR, ARP_SADDR_IP], Guard4),
+                    accept(),
+                ],
+                rule![within(&[IIFNAME], Noguard), accept()],
+                goto("bad"),
+            ],
+        ),
     ]
 }
 
-/// Towards a member: the host under 127.0.0.1, and members that call themselves by a published port. Keyed by address,
-/// since br_netfilter leaves no input interface here.
-fn post_net() -> Vec<Vec<Attributes>> {
-    let translated = || rule().is_not_zero_under(CtStatus, STATUS_DNAT);
-    vec![
-        ip4().is_in(Ip4Saddr, &[127, 0, 0, 0], &[255, 0, 0, 0]).masquerade().end(),
-        translated().is(Nfproto, V4).in_set(&[Oifname, Ip4Saddr], SetId::Hairpin4).masquerade().end(),
-        translated().is(Nfproto, V6).in_set(&[Oifname, Ip6Saddr], SetId::Hairpin6).masquerade().end(),
-    ]
-}
-
-fn forward() -> Vec<Vec<Attributes>> {
-    vec![
-        rule().in_set(&[Iifname], SetId::Bridges).then(Goto("from_net")),
-        rule().in_set(&[Oifname], SetId::Bridges).then(Goto("to_net")),
-        rule().in_set(&[Iifname], SetId::Notransit).count("drop_transit").then(Drop),
-    ]
-}
-
-fn tracked() -> [Vec<Attributes>; 2] {
-    [
-        rule().is_not_zero_under(CtState, STATE_INVALID).then(Drop),
-        rule().is_not_zero_under(CtState, STATE_UNTRACKED).then(Goto("untracked")),
-    ]
-}
-
-fn replies() -> Vec<Attributes> {
-    rule().is(CtDirection, REPLY).is_not_zero_under(CtState, STATE_ESTABLISHED_RELATED).then(Accept)
-}
-
-fn from_net() -> Vec<Vec<Attributes>> {
-    let mut rules = Vec::from(tracked());
-    rules.extend([
-        rule().then(Jump("pol")),
-        rule().in_set(&[Oifname], SetId::Bridges).then(Goto("net_net")),
-        replies(),
-        rule().in_set(&[Iifname], SetId::Egress).then(Accept),
-        rule().count("drop_isolation").then(Drop),
-    ]);
-    rules
-}
-
-fn net_net() -> Vec<Vec<Attributes>> {
-    vec![
-        rule().is_not_zero_under(CtStatus, STATUS_DNAT).then(Accept),
-        rule().verdict_of(&[Iifname, Oifname], SetId::Same).end(),
-        rule().in_set(&[Iifname], SetId::Open).in_set(&[Oifname], SetId::Open).then(Accept),
-        rule().count("drop_isolation").then(Drop),
-    ]
-}
-
-fn to_net() -> Vec<Vec<Attributes>> {
-    let original = || rule().is(CtDirection, ORIGINAL);
-    let routed = || rule().in_set(&[Oifname], SetId::Routed);
-    let mut rules = Vec::from(tracked());
-    rules.extend([
-        original().is(Nfproto, V4).in_set(&[Ip4Saddr], SetId::Own4).count("drop_lan").then(Drop),
-        original().is(Nfproto, V6).in_set(&[Ip6Saddr], SetId::Own6).count("drop_lan").then(Drop),
-        rule().then(Jump("pol")),
-        rule().is_not_zero_under(CtStatus, STATUS_DNAT).then(Accept),
-        replies(),
-        routed().in_set(&[CtReplySaddr4], SetId::Sel4).then(Accept),
-        routed().in_set(&[CtReplySaddr6], SetId::Sel6).then(Accept),
-        rule().count("drop_lan").then(Drop),
-    ]);
-    rules
-}
-
-/// Neighbour discovery and MLD are what the kernel itself leaves untracked; seen here only under br_netfilter.
-fn untracked() -> Vec<Vec<Attributes>> {
-    let mut rules: Vec<_> = [130, 131, 132, 133, 135, 136, 143].map(|kind| icmp6(kind).then(Accept)).into();
-    rules.push(rule().count("drop_isolation").then(Drop));
-    rules
-}
-
-/// Policy, on the conntrack tuple: every packet of both directions gets the same verdict.
-fn pol() -> Vec<Vec<Attributes>> {
-    vec![
-        rule().verdict_of(&[CtOriginalSaddr4], SetId::Eg4).end(),
-        rule().verdict_of(&[CtOriginalSaddr6], SetId::Eg6).end(),
-        rule().verdict_of(&[CtReplySaddr4], SetId::In4).end(),
-        rule().verdict_of(&[CtReplySaddr6], SetId::In6).end(),
-    ]
-}
-
-fn deny() -> Vec<Vec<Attributes>> {
-    let counted = |load, set| rule().in_set(&[load], set).then(Drop);
-    vec![
-        counted(CtReplySaddr4, SetId::Den4),
-        counted(CtReplySaddr6, SetId::Den6),
-        counted(CtOriginalSaddr4, SetId::Den4),
-        counted(CtOriginalSaddr6, SetId::Den6),
-        rule().then(Drop),
-    ]
-}
-
-/// From a member to the host.
-fn host_in() -> Vec<Vec<Attributes>> {
-    let mut rules: Vec<_> = [133, 135, 136].map(|kind| icmp6(kind).then(Accept)).into();
-    rules.extend([
-        rule().is_not_zero_under(CtState, STATE_INVALID).then(Drop),
-        rule().in_set(&[L4proto, Dport], SetId::Api).count("drop_api").then(Drop),
-        rule().verdict_of(&[CtOriginalSaddr4], SetId::Eg4).end(),
-        rule().verdict_of(&[CtOriginalSaddr6], SetId::Eg6).end(),
-        replies(),
-        rule().in_set(&[Iifname], SetId::Hostok).then(Accept),
-        rule().count("drop_host").then(Drop),
-    ]);
-    rules
-}
-
-/// Redirects would lead members around the detour.
-fn output() -> Vec<Vec<Attributes>> {
-    let to_member = |rule: Rule| rule.in_set(&[Oifname], SetId::Bridges).then(Drop);
-    vec![to_member(ip4().is(L4proto, ICMP).is(IcmpType, &[5])), to_member(icmp6(137))]
-}
-
-fn bridge() -> Vec<Chain> {
-    let regular = |name, rules| Chain { family: Family::Bridge, name, hook: None, rules };
-    let base = |name, hook, priority, rules| Chain {
-        family: Family::Bridge,
-        name,
-        hook: Some(Hook { kind: "filter", hook, priority }),
-        rules,
-    };
-    vec![
-        regular("bad", vec![rule().in_set(&[Iifname], SetId::Spoofed).then(Drop), rule().then(Drop)]),
-        regular("detour", vec![rule().to_bridge(SetId::Brmac).then(Accept)]),
-        regular("l3", l3()),
-        regular("g4", g4()),
-        regular("garp", garp()),
-        regular("ns", ns()),
-        regular("na", na()),
-        regular("mld", mld()),
-        regular("g6icmp", g6icmp()),
-        regular("g6", g6()),
-        regular("guard", guard()),
-        regular("group", group()),
-        regular("isolated", isolated()),
-        // A port whose elements are missing is closed: by prefix, not by a set.
-        base("pre", PREROUTING, -300, vec![rule().is(Iifname, b"nl").then(Goto("guard"))]),
-        base("forward", FORWARD, -200, bridge_forward()),
-    ]
-}
-
-fn of_type(ether: &[u8]) -> Rule {
-    rule().is(EtherType, ether)
-}
-
-fn guard() -> Vec<Vec<Attributes>> {
-    vec![
-        of_type(ETH_IP).then(Goto("g4")),
-        of_type(ETH_IP6).then(Goto("g6")),
-        of_type(ETH_ARP).then(Goto("garp")),
-        rule().then(Goto("bad")),
-    ]
-}
-
-fn noguard_or_bad(verdict: super::expr::Verdict) -> [Vec<Attributes>; 2] {
-    [rule().in_set(&[Iifname], SetId::Noguard).then(verdict), rule().then(Goto("bad"))]
-}
-
-fn own6() -> Rule {
-    rule().in_set(&[Iifname, EtherSaddr, Ip6Saddr], SetId::Guard6)
-}
-
-fn g4() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![
-        rule().is(L4proto, &[UDP]).is(Sport, &67_u16.to_be_bytes()).then(Goto("bad")),
-        rule().in_set(&[Iifname, EtherSaddr, Ip4Saddr], SetId::Guard4).then(Goto("l3")),
+/// IPv6 likewise; neighbour discovery speaks for the port's own addresses, and never as a router.
+fn guard6() -> Vec<Chain> {
+    let own_source = || rule![protocol(ETHER_IP6), within(&[IIFNAME, ETHER_SADDR, IP6_SADDR], Guard6)];
+    let unspecified = || rule![protocol(ETHER_IP6), is(IP6_SADDR, &[0; 16])];
+    let own_target = || within(&[IIFNAME, ETHER_SADDR, ND_TARGET], Guard6);
+    let unguarded = |then: Statement| rule![within(&[IIFNAME], Noguard), then];
+    const ND_ROUTER_ADVERT: u8 = 134;
+    let by_type = [
+        (&[ND_ROUTER_ADVERT][..], Verdict::Goto("bad")),
+        (&[ND_REDIRECT], Verdict::Goto("bad")),
+        (&[MLD_QUERY], Verdict::Goto("bad")),
+        (&[ND_NEIGHBOUR_SOLICIT], Verdict::Goto("ns")),
+        (&[ND_NEIGHBOUR_ADVERT], Verdict::Goto("na")),
+        (&[MLD_REPORT], Verdict::Goto("mld")),
+        (&[MLD_DONE], Verdict::Goto("mld")),
+        (&[MLD2_REPORT], Verdict::Goto("mld")),
     ];
-    rules.extend(noguard_or_bad(Goto("l3")));
-    rules
-}
-
-fn garp() -> Vec<Vec<Attributes>> {
-    // Ethernet, IPv4, six and four bytes.
-    let shape: &[u8] = &[0, 1, 8, 0, 6, 4];
-    let mut rules: Vec<_> = [1_u16, 2]
-        .map(|operation| {
-            rule()
-                .is(ArpShape, shape)
-                .is(ArpOperation, &operation.to_be_bytes())
-                .in_set(&[Iifname, ArpSaddrEther, ArpSaddrIp], SetId::Guard4)
-                .in_set(&[Iifname, EtherSaddr, ArpSaddrIp], SetId::Guard4)
-                .then(Accept)
-        })
-        .into();
-    rules.extend(noguard_or_bad(Accept));
-    rules
-}
-
-fn g6() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![
-        rule().is(L4proto, ICMPV6).then(Goto("g6icmp")),
-        rule().is(L4proto, &[UDP]).is(Sport, &547_u16.to_be_bytes()).then(Goto("bad")),
-        own6().then(Goto("l3")),
-    ];
-    rules.extend(noguard_or_bad(Goto("l3")));
-    rules
-}
-
-/// No router advertisements, redirects or queries; neighbour discovery and MLD have chains of their own.
-fn g6icmp() -> Vec<Vec<Attributes>> {
-    let to = [
-        (134, "bad"),
-        (137, "bad"),
-        (130, "bad"),
-        (135, "ns"),
-        (136, "na"),
-        (131, "mld"),
-        (132, "mld"),
-        (143, "mld"),
-    ];
-    let mut rules: Vec<_> = to.map(|(kind, chain)| rule().is(IcmpType, &[kind]).then(Goto(chain))).into();
-    rules.push(own6().then(Goto("l3")));
-    rules.extend(noguard_or_bad(Goto("l3")));
-    rules
-}
-
-fn target_is_own(rule: Rule) -> Rule {
-    rule.in_set(&[Iifname, EtherSaddr, NdTarget], SetId::Guard6)
-}
-
-fn ns() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![target_is_own(rule().is(Ip6Saddr, &[0; 16])).then(Accept), own6().then(Accept)];
-    rules.extend(noguard_or_bad(Accept));
-    rules
-}
-
-fn na() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![target_is_own(own6()).then(Accept)];
-    rules.extend(noguard_or_bad(Accept));
-    rules
-}
-
-fn mld() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![rule().is(Ip6Saddr, &[0; 16]).then(Accept), own6().then(Accept)];
-    rules.extend(noguard_or_bad(Accept));
-    rules
-}
-
-/// Unicast IP of selected members goes through the host's IP layer.
-fn l3() -> Vec<Vec<Attributes>> {
+    const DHCPV6_SERVER: u16 = 547;
     vec![
-        of_type(ETH_IP).in_set(&[Ip4Daddr], SetId::Route4).then(Goto("detour")),
-        of_type(ETH_IP).in_set(&[Ip4Saddr], SetId::Route4).then(Goto("detour")),
-        of_type(ETH_IP6).in_set(&[Ip6Daddr], SetId::Route6).then(Goto("detour")),
-        of_type(ETH_IP6).in_set(&[Ip6Saddr], SetId::Route6).then(Goto("detour")),
-        rule().then(Accept),
+        bridge(
+            "g6",
+            vec![
+                rule![l4proto(ICMPV6), goto("g6icmp")],
+                rule![l4proto(UDP), is(SPORT, &DHCPV6_SERVER.to_be_bytes()), goto("bad")],
+                rule![own_source(), goto("l3")],
+                unguarded(goto("l3")),
+                goto("bad"),
+            ],
+        ),
+        bridge(
+            "g6icmp",
+            vec![
+                rule![bridged_icmpv6(), decide(ICMP_TYPE, ICMPV6_TYPE, &by_type)],
+                rule![own_source(), goto("l3")],
+                unguarded(goto("l3")),
+                goto("bad"),
+            ],
+        ),
+        bridge(
+            "ns",
+            vec![
+                rule![unspecified(), own_target(), accept()],
+                rule![own_source(), accept()],
+                unguarded(accept()),
+                goto("bad"),
+            ],
+        ),
+        bridge("na", vec![rule![own_source(), own_target(), accept()], unguarded(accept()), goto("bad")]),
+        bridge(
+            "mld",
+            vec![
+                rule![unspecified(), accept()],
+                rule![own_source(), accept()],
+                unguarded(accept()),
+                goto("bad"),
+            ],
+        ),
+        bridge("bad", vec![rule![within(&[IIFNAME], Spoofed), drop()], drop()]),
     ]
 }
 
-fn between_isolated() -> Rule {
-    rule().in_set(&[Iifname], SetId::Iso).in_set(&[Oifname], SetId::Iso)
-}
-
-fn bridge_forward() -> Vec<Vec<Attributes>> {
+/// Between ports of one bridge: selected members take the detour through the host's IP layer.
+fn layer2() -> Vec<Chain> {
+    let group = |types: &[&[u8]]| rule![bridged_icmpv6(), one_of(ICMP_TYPE, ICMPV6_TYPE, types)];
+    let isolated = || rule![within(&[IIFNAME], Iso), within(&[OIFNAME], Iso)];
+    let v4 = |address| rule![protocol(ETHER_IP), within(&[address], Route4)];
+    let v6 = |address| rule![protocol(ETHER_IP6), within(&[address], Route6)];
+    let discovery: [&[u8]; 6] = [
+        &[MLD_REPORT],
+        &[MLD_DONE],
+        &[ND_ROUTER_SOLICIT],
+        &[ND_NEIGHBOUR_SOLICIT],
+        &[ND_NEIGHBOUR_ADVERT],
+        &[MLD2_REPORT],
+    ];
     vec![
-        rule().has_bit(EtherDaddrFirstByte, 1).then(Goto("group")),
-        between_isolated().then(Goto("isolated")),
+        bridge(
+            "l3",
+            vec![
+                rule![v4(IP_DADDR), goto("detour")],
+                rule![v4(IP_SADDR), goto("detour")],
+                rule![v6(IP6_DADDR), goto("detour")],
+                rule![v6(IP6_SADDR), goto("detour")],
+                accept(),
+            ],
+        ),
+        // The MAC of the bridge that the frame came in by, whatever its destination is.
+        bridge("detour", vec![rule![to_own_bridge(), accept()]]),
+        bridge_base(
+            "forward",
+            ("filter", NF_INET_FORWARD, -200),
+            vec![rule![to_group(), goto("group")], rule![isolated(), goto("isolated")]],
+        ),
+        bridge(
+            "group",
+            vec![
+                rule![within(&[IIFNAME, OIFNAME], Selfdrop), drop()],
+                rule![isolated(), drop()],
+                rule![ether_type(ETHER_IP), within(&[OIFNAME], Quiet), drop()],
+                rule![group(&discovery), accept()],
+                rule![ether_type(ETHER_IP6), within(&[OIFNAME], Quiet), drop()],
+            ],
+        ),
+        // What still comes here was translated inside the bridge by br_netfilter; all else took the detour.
+        bridge(
+            "isolated",
+            vec![
+                rule![v4(IP_DADDR), accept()],
+                rule![group(&[&[ND_NEIGHBOUR_SOLICIT], &[ND_NEIGHBOUR_ADVERT]]), drop()],
+                rule![v6(IP6_DADDR), accept()],
+                drop(),
+            ],
+        ),
     ]
 }
 
-/// Broadcast and multicast. Every port has hairpin mode on, so a frame's reflection is dropped here.
-fn group() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![
-        rule().in_set(&[Iifname, Oifname], SetId::Selfdrop).then(Drop),
-        between_isolated().then(Drop),
-        of_type(ETH_IP).in_set(&[Oifname], SetId::Quiet).then(Drop),
-    ];
-    rules.extend(
-        [131, 132, 133, 135, 136, 143]
-            .map(|kind| of_type(ETH_IP6).is(L4proto, ICMPV6).is(IcmpType, &[kind]).then(Accept)),
-    );
-    rules.push(of_type(ETH_IP6).in_set(&[Oifname], SetId::Quiet).then(Drop));
-    rules
+fn ip() -> Statement {
+    nfproto(NFPROTO_IPV4)
 }
 
-/// What still arrives here has been translated inside the bridge by br_netfilter: everything else took the detour.
-fn isolated() -> Vec<Vec<Attributes>> {
-    let mut rules = vec![of_type(ETH_IP).in_set(&[Ip4Daddr], SetId::Route4).then(Accept)];
-    rules
-        .extend([135, 136].map(|kind| of_type(ETH_IP6).is(L4proto, ICMPV6).is(IcmpType, &[kind]).then(Drop)));
-    rules.push(of_type(ETH_IP6).in_set(&[Ip6Daddr], SetId::Route6).then(Accept));
-    rules.push(rule().then(Drop));
-    rules
+fn ip6() -> Statement {
+    nfproto(NFPROTO_IPV6)
+}
+
+fn icmpv6() -> Statement {
+    rule![ip6(), l4proto(ICMPV6)]
+}
+
+fn bridged_icmpv6() -> Statement {
+    rule![ether_type(ETHER_IP6), l4proto(ICMPV6)]
+}
+
+fn chain(name: &'static str, rules: Vec<Statement>) -> Chain {
+    Chain { family: Family::Inet, name, hook: None, rules }
+}
+
+fn base(name: &'static str, hook: (&'static str, u32, i32), rules: Vec<Statement>) -> Chain {
+    let (kind, number, priority) = hook;
+    Chain { family: Family::Inet, name, hook: Some(Hook { kind, number, priority }), rules }
+}
+
+fn bridge(name: &'static str, rules: Vec<Statement>) -> Chain {
+    Chain { family: Family::Bridge, ..chain(name, rules) }
+}
+
+fn bridge_base(name: &'static str, hook: (&'static str, u32, i32), rules: Vec<Statement>) -> Chain {
+    Chain { family: Family::Bridge, ..base(name, hook, rules) }
 }

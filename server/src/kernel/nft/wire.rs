@@ -1,167 +1,166 @@
-//! The bytes of nf_tables messages: attributes, nested attributes, batches. linux/netfilter/nf_tables.h has the numbers.
+//! Netlink attributes, written and read. Pure: values in, bytes out, and back.
 
-use crate::hostnet::rules::Family;
-
-pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
-pub(super) const BATCH_BEGIN: u16 = 0x10;
-pub(super) const BATCH_END: u16 = 0x11;
-
-pub(super) const NEWTABLE: u16 = 0;
-pub(super) const GETTABLE: u16 = 1;
-pub(super) const DELTABLE: u16 = 2;
-pub(super) const NEWCHAIN: u16 = 3;
-pub(super) const NEWRULE: u16 = 6;
-pub(super) const GETRULE: u16 = 7;
-pub(super) const NEWSET: u16 = 9;
-pub(super) const NEWSETELEM: u16 = 12;
-pub(super) const GETSETELEM: u16 = 13;
-pub(super) const DELSETELEM: u16 = 14;
-pub(super) const NEWOBJ: u16 = 18;
-
-pub(super) const REQUEST: u16 = 0x1;
-pub(super) const ACK: u16 = 0x4;
-pub(super) const DUMP: u16 = 0x300;
-pub(super) const CREATE: u16 = 0x400;
-pub(super) const APPEND: u16 = 0x800;
+/// What was read is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::kernel) struct Damaged(pub(in crate::kernel) String);
 
 const NESTED: u16 = 0x8000;
-const TYPE_MASK: u16 = 0x3fff;
-const HEADER: usize = 16;
+const KIND: u16 = 0x3fff;
+const HEADER: usize = 4;
 
-/// NFPROTO_* of a table.
-pub(super) fn family_number(family: Family) -> u8 {
-    match family {
-        Family::Inet => 1,
-        Family::Bridge => 7,
-    }
-}
+/// Attributes, one after another.
+#[derive(Debug, Default)]
+pub(in crate::kernel) struct Writer(Vec<u8>);
 
-/// Attributes being written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Attributes(Vec<u8>);
-
-impl Attributes {
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        self.push(kind, value);
-        self
+impl Writer {
+    pub(in crate::kernel) fn put(&mut self, kind: u16, value: &[u8]) {
+        let length = (HEADER + value.len()).try_into().unwrap_or(u16::MAX);
+        self.0.extend(u16::to_ne_bytes(length));
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.pad();
     }
 
-    pub(super) fn u32(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
-    /// A string with its final zero.
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
-        let mut bytes = value.as_bytes().to_vec();
+    pub(in crate::kernel) fn text(&mut self, kind: u16, text: &str) {
+        let mut bytes = Vec::with_capacity(text.len() + 1);
+        bytes.extend(text.as_bytes());
         bytes.push(0);
-        self.bytes(kind, &bytes)
+        self.put(kind, &bytes);
     }
 
-    pub(super) fn nested(self, kind: u16, inner: Attributes) -> Self {
-        self.bytes(kind | NESTED, &inner.0)
+    /// In the byte order of the network, as all of netfilter has its numbers.
+    pub(in crate::kernel) fn number(&mut self, kind: u16, number: u32) {
+        self.put(kind, &number.to_be_bytes());
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(in crate::kernel) fn nest(&mut self, kind: u16, inner: impl FnOnce(&mut Self)) {
+        let start = self.0.len();
+        self.put(kind | NESTED, &[]);
+        inner(self);
+        // An attribute that is too long gets a length that the kernel refuses.
+        let length = (self.0.len() - start).try_into().unwrap_or(u16::MAX);
+        if let Some(place) = self.0.get_mut(start..start + 2) {
+            place.copy_from_slice(&u16::to_ne_bytes(length));
+        }
+    }
+
+    /// Bytes that are no attribute: a header.
+    pub(in crate::kernel) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+        self.pad();
+    }
+
+    pub(in crate::kernel) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    fn push(&mut self, kind: u16, value: &[u8]) {
-        // Every value here is a name, a key or a short list; none comes near 64 KiB.
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&length.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
+    pub(in crate::kernel) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Overwrites bytes that are there.
+    pub(in crate::kernel) fn patch(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.0.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn pad(&mut self) {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 }
 
-/// One message with its netlink and nfnetlink headers.
-pub(super) fn message(
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    family: u8,
-    resource: u16,
-    body: &Attributes,
-) -> Vec<u8> {
-    let length = HEADER + 4 + body.0.len();
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&sequence.to_ne_bytes());
-    bytes.extend_from_slice(&0_u32.to_ne_bytes());
-    bytes.extend_from_slice(&[family, 0]);
-    bytes.extend_from_slice(&resource.to_be_bytes());
-    bytes.extend_from_slice(&body.0);
-    bytes
-}
-
-/// The type of an nf_tables message.
-pub(super) fn nft_type(kind: u16) -> u16 {
-    (NFNL_SUBSYS_NFTABLES << 8) | kind
-}
-
-/// A received message: type, flags, sequence number, and what follows the netlink header.
-pub(super) struct Received<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
-    pub(super) payload: &'a [u8],
-}
-
-/// The messages of one datagram; `None` in place of one that is cut short.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Option<Received<'_>>> {
+/// The attributes in some bytes: kind and value of each. Damage is the last item.
+pub(in crate::kernel) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), Damaged>> {
+    let mut rest = bytes;
     std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let parsed = split(bytes);
-        bytes = parsed.as_ref().map_or(&[][..], |(_, rest)| rest);
-        Some(parsed.map(|(message, _)| message))
+        // What is too short for a header is padding.
+        let (header, _) = rest.split_first_chunk::<HEADER>()?;
+        let [l0, l1, k0, k1] = *header;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let found = rest.get(HEADER..length);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let Some(value) = found else {
+            rest = &[];
+            return Some(Err(Damaged(format!("an attribute of {length} bytes"))));
+        };
+        Some(Ok((u16::from_ne_bytes([k0, k1]) & KIND, value)))
     })
 }
 
-fn split(bytes: &[u8]) -> Option<(Received<'_>, &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let payload = bytes.get(HEADER..length)?;
-    let half = |at: usize| Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    let sequence = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
-    let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((Received { kind: half(4)?, flags: half(6)?, sequence, payload }, rest))
-}
-
-/// The attributes of a payload: (type, value); `None` in place of one that is cut short.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
-    std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let parsed = attribute(bytes);
-        bytes = parsed.as_ref().map_or(&[][..], |(_, rest)| rest);
-        Some(parsed.map(|(attribute, _)| attribute))
-    })
-}
-
-#[allow(clippy::type_complexity, reason = "an attribute and what follows it, read once")]
-fn attribute(bytes: &[u8]) -> Option<((u16, &[u8]), &[u8])> {
-    let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-    let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & TYPE_MASK;
-    let value = bytes.get(4..length)?;
-    Some(((kind, value), bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// The value of one attribute; an error when the payload is cut short.
-pub(super) fn find(bytes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Cut> {
+/// The values of the attributes of these kinds, each absent if it is not there; others are skipped.
+pub(in crate::kernel) fn pick<const N: usize>(
+    bytes: &[u8],
+    kinds: [u16; N],
+) -> Result<[Option<&[u8]>; N], Damaged> {
+    let mut found = [None; N];
     for attribute in attributes(bytes) {
-        let (kind, value) = attribute.ok_or(Cut)?;
-        if kind == wanted {
-            return Ok(Some(value));
+        let (kind, value) = attribute?;
+        if let Some(at) = kinds.iter().position(|wanted| *wanted == kind)
+            && let Some(place) = found.get_mut(at)
+        {
+            *place = Some(value);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
-/// A message that ends before it is whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut;
+/// A number in the byte order of the network.
+pub(in crate::kernel) fn number(value: &[u8]) -> Result<u32, Damaged> {
+    match <[u8; 4]>::try_from(value) {
+        Ok(bytes) => Ok(u32::from_be_bytes(bytes)),
+        Err(_) => Err(Damaged(format!("a number of {} bytes", value.len()))),
+    }
+}
+
+/// A text up to its NUL.
+pub(in crate::kernel) fn text(value: &[u8]) -> Result<&str, Damaged> {
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    std::str::from_utf8(text).map_err(|_| Damaged("a name that is not text".into()))
+}
+
+/// An attribute that must be there.
+pub(in crate::kernel) fn needed<'a>(value: Option<&'a [u8]>, what: &str) -> Result<&'a [u8], Damaged> {
+    value.ok_or_else(|| Damaged(format!("no {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut writer = Writer::default();
+        writer.text(1, "own4");
+        writer.nest(3, |inner| {
+            inner.number(1, 7);
+            inner.put(2, &[1, 2, 3]);
+        });
+        assert_eq!(writer.bytes().len() % 4, 0);
+        let [name, none, nest] = pick(writer.bytes(), [1, 2, 3]).unwrap();
+        assert_eq!(text(name.unwrap()), Ok("own4"));
+        assert_eq!(none, None);
+        let [seven, bytes] = pick(nest.unwrap(), [1, 2]).unwrap();
+        assert_eq!(number(seven.unwrap()), Ok(7));
+        assert_eq!(bytes, Some(&[1, 2, 3][..]));
+    }
+
+    #[test]
+    fn damage_is_said() {
+        for bad in [&[3, 0, 1, 0][..], &[0, 0, 0, 0], &[9, 0, 1, 0, 1, 1, 1, 1]] {
+            assert!(pick(bad, [1]).is_err(), "{bad:?}");
+        }
+        assert_eq!(pick(&[1, 2], [1]), Ok([None]));
+        assert!(number(&[1]).is_err());
+        assert!(text(&[0xff, 0]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic_or_run_on(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(attributes(&bytes).count() <= 1 + bytes.len() / 4);
+        }
+    }
+}

@@ -1,2 +1,30 @@
-//! The habits of this repository as commands.
-fn main() {}
+//! The habits of this repository as commands: `cargo xtask --help`.
+
+mod bench;
+mod cargo;
+mod openapi;
+
+use clap::{Parser, Subcommand};
+
+/// The habits of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the golden files anew: OpenAPI, wire descriptor, schema, and whatever else a golden test compares
+    Openapi,
+    /// Measure raw netlink and the same work over REST, interleaved, on a private host
+    Bench(bench::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Openapi => openapi::update(),
+        Command::Bench(options) => bench::run(&options),
+    }
+}

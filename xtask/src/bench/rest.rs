@@ -1,0 +1,180 @@
+//! The same work over REST: a blocking HTTP/1.1 client on one kept connection, as small as it can be, so that what is
+//! measured is the daemon.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::cargo::program;
+
+/// The calls that make one attachment, and those that remove it.
+pub(super) const CALLS: [&str; 3] = ["POST namespace", "POST attachment", "POST port-forward"];
+pub(super) const DELETES: [&str; 3] = ["DELETE port-forward", "DELETE attachment", "DELETE namespace"];
+
+/// The daemon built beside this program with one network, and a connection to it.
+pub(super) struct Rest {
+    daemon: Child,
+    connection: BufReader<UnixStream>,
+    _state: tempfile::TempDir,
+}
+
+const SOCKET: &str = "/run/netloom/netloom.sock";
+const READY_WITHIN: Duration = Duration::from_secs(15);
+const REPLY_WITHIN: Duration = Duration::from_secs(30);
+
+impl Rest {
+    /// Starts the daemon; its database is in the directory for temporary files, since `/run` is memory.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let state = tempfile::tempdir()?;
+        let mut command = program(std::env::current_exe()?.with_file_name("netloomd"));
+        command.arg("--state-dir").arg(state.path()).args(["--socket", SOCKET, "--log", "warn"]);
+        let mut daemon = command.spawn().context("netloomd does not start")?;
+        let connection = match connect(&mut daemon) {
+            Ok(connection) => BufReader::new(connection),
+            Err(error) => {
+                let _ = daemon.kill();
+                return Err(error);
+            }
+        };
+        let mut rest = Self { daemon, connection, _state: state };
+        let network = json!({"name": "bench", "spec": {"subnets": [{"cidr": "10.98.0.0/16"}]}});
+        rest.call("POST", "/v1/networks", Some(&network))?;
+        Ok(rest)
+    }
+
+    /// Namespace, attachment and forward as three calls.
+    pub(super) fn create(&mut self, number: u16) -> anyhow::Result<[Duration; 3]> {
+        let mut times = [Duration::ZERO; 3];
+        let paths = ["/v1/namespaces", "/v1/attachments", "/v1/port-forwards"];
+        for ((path, body), time) in paths.iter().zip(objects(number)).zip(&mut times) {
+            *time = self.call("POST", path, Some(&body))?;
+        }
+        Ok(times)
+    }
+
+    /// The same as one apply.
+    pub(super) fn apply(&mut self, number: u16) -> anyhow::Result<Duration> {
+        self.call("POST", "/v1/apply", Some(&json!({"objects": objects(number)})))
+    }
+
+    /// Removes them with three calls.
+    pub(super) fn delete(&mut self, number: u16) -> anyhow::Result<[Duration; 3]> {
+        let mut times = [Duration::ZERO; 3];
+        for (kind, time) in ["port-forwards", "attachments", "namespaces"].iter().zip(&mut times) {
+            *time = self.call("DELETE", &format!("/v1/{kind}/b{number}"), None)?;
+        }
+        Ok(times)
+    }
+
+    /// One call; the time from the first byte out to the last byte in. Everything but success is an error, and so is a
+    /// reply with an object that is not Ready: it would be work that was not done.
+    fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Duration> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {length}\r\n\r\n{body}"
+        );
+        let begin = Instant::now();
+        self.connection.get_mut().write_all(request.as_bytes())?;
+        let (status, reply) = self.reply().with_context(|| format!("{method} {path}"))?;
+        let time = begin.elapsed();
+        ensure!(
+            (200..300).contains(&status),
+            "{method} {path}: {status} {}",
+            String::from_utf8_lossy(&reply)
+        );
+        if method == "POST" {
+            check_ready(&serde_json::from_slice(&reply)?).with_context(|| format!("{method} {path}"))?;
+        }
+        Ok(time)
+    }
+
+    fn reply(&mut self) -> anyhow::Result<(u16, Vec<u8>)> {
+        let mut line = String::new();
+        self.connection.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).context("no status line")?.parse()?;
+        let mut length = None;
+        loop {
+            line.clear();
+            self.connection.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = Some(value.parse()?);
+            }
+        }
+        let mut body = vec![0; length.context("a reply without Content-Length")?];
+        self.connection.read_exact(&mut body)?;
+        Ok((status, body))
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        // Its state is thrown away with it, so nothing is lost by force.
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// What one attachment with a published port is made of.
+fn objects(number: u16) -> [Value; 3] {
+    let name = format!("b{number}");
+    let forward = json!({
+        "protocol": "tcp",
+        "listen": {"port": 20_000 + number},
+        "target": {"attachment": name, "port": 80},
+    });
+    [
+        json!({"kind": "Namespace", "name": name, "spec": {}}),
+        json!({"kind": "Attachment", "name": name, "spec": {"namespace": name, "network": "bench"}}),
+        json!({"kind": "PortForward", "name": name, "spec": forward}),
+    ]
+}
+
+/// The object of a reply, or all objects of an apply, are Ready.
+fn check_ready(reply: &Value) -> anyhow::Result<()> {
+    let objects =
+        reply.get("objects").and_then(Value::as_array).map_or(std::slice::from_ref(reply), Vec::as_slice);
+    for object in objects {
+        let ready = &object["status"]["conditions"][0];
+        if ready["status"] != "True" {
+            bail!("{} {} is not ready: {ready}", object["kind"], object["name"]);
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the socket, and for the daemon to have looked at the host.
+fn connect(daemon: &mut Child) -> anyhow::Result<UnixStream> {
+    let until = Instant::now() + READY_WITHIN;
+    while Instant::now() < until {
+        if let Some(status) = daemon.try_wait()? {
+            bail!("netloomd ended: {status}");
+        }
+        if Path::new(SOCKET).exists() && is_ready() {
+            let connection = UnixStream::connect(SOCKET)?;
+            connection.set_read_timeout(Some(REPLY_WITHIN))?;
+            return Ok(connection);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("netloomd was not ready within {READY_WITHIN:?}")
+}
+
+fn is_ready() -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut connection = UnixStream::connect(SOCKET)?;
+        connection.set_read_timeout(Some(REPLY_WITHIN))?;
+        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply)?;
+        Ok(reply)
+    };
+    ask().is_ok_and(|reply| reply.starts_with("HTTP/1.1 200"))
+}

@@ -335,3 +335,6 @@ impl Planner<'_> {
 fn is_on(address: &Address, key: &(Stack, IfName)) -> bool {
     address.stack == key.0 && address.link == key.1
 }
+
+#[cfg(test)]
+mod tests;

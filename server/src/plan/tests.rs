@@ -1,0 +1,182 @@
+//! What holds of every plan, tried on worlds made at random.
+
+use std::collections::BTreeMap;
+
+use netloom_api::{
+    AnyDraft, Attachment, AttachmentSpec, Draft, Egress, Isolation, Kind, Listen, Name, Namespace, NamespaceSpec,
+    Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, Subnet, Target, Timestamp,
+};
+use proptest::prelude::*;
+
+use super::plan;
+use crate::{
+    controller::{Change, edit_for_tests},
+    hostnet::{Features, HostNet, Mark, rules::Skeleton},
+    want::{HostFacts, Surroundings, everything, scope_of, want},
+    world::World,
+};
+
+/// A small world: which networks have what, who is attached where, and what is published.
+#[derive(Clone, Debug)]
+struct Recipe {
+    namespaces: usize,
+    networks: Vec<(u8, bool, bool)>,
+    attachments: Vec<(usize, usize, bool)>,
+    forwards: Vec<(u16, usize, u16)>,
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let networks = prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>()), 1..4);
+    let attachments = prop::collection::vec((0_usize..4, 0_usize..3, any::<bool>()), 0..7);
+    let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
+    (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| Recipe {
+        namespaces,
+        networks,
+        attachments,
+        forwards,
+    })
+}
+
+fn name(text: String) -> Name {
+    text.parse().unwrap()
+}
+
+fn draft<N: netloom_api::Noun>(of: String, spec: N::Spec) -> Draft<N> {
+    Draft {
+        name: name(of),
+        labels: BTreeMap::new().try_into().unwrap(),
+        annotations: BTreeMap::new().try_into().unwrap(),
+        owner: None,
+        spec,
+    }
+}
+
+fn world(recipe: &Recipe, before: &World) -> World {
+    let mut drafts: Vec<AnyDraft> = Vec::new();
+    drafts.extend((0..recipe.namespaces).map(|n| draft::<Namespace>(format!("ns{n}"), NamespaceSpec {}).into()));
+    for (n, (egress, members, ipv6)) in recipe.networks.iter().enumerate() {
+        let subnet = |cidr: String| Subnet { cidr: Some(cidr.parse().unwrap()), ..Subnet::default() };
+        let mut subnets = vec![subnet(format!("10.{n}.0.0/24"))];
+        if *ipv6 {
+            subnets.push(subnet(format!("fd00:{n}::/64")));
+        }
+        let egress = match egress {
+            0 => Egress::None(NoOptions {}),
+            1 => Egress::Nat(NoOptions {}),
+            _ => Egress::Routed(NoOptions {}),
+        };
+        let isolation = Isolation { members: Some(*members), ..Isolation::default() };
+        let spec = NetworkSpec { subnets, egress: Some(egress), isolation: Some(isolation), ..NetworkSpec::default() };
+        // The subnets of a network cannot change; one of another shape has another name.
+        drafts.push(draft::<Network>(format!("net{n}-{}", u8::from(*ipv6)), spec).into());
+    }
+    for (n, (namespace, network, default_route)) in recipe.attachments.iter().enumerate() {
+        let network = network % recipe.networks.len();
+        let spec = AttachmentSpec {
+            namespace: name(format!("ns{}", namespace % recipe.namespaces)),
+            network: name(format!("net{network}-{}", u8::from(recipe.networks[network].2))),
+            addresses: vec![],
+            mac: None,
+            interface: None,
+            default_route: Some(*default_route),
+            metric: None,
+            mtu: None,
+        };
+        let of = format!("att{n}-{}-{}", spec.namespace, spec.network);
+        drafts.push(draft::<Attachment>(of, spec).into());
+    }
+    let targets: Vec<Name> = drafts.iter().filter(|one| one.kind() == Kind::Attachment).map(|one| one.name().clone()).collect();
+    for (n, (port, target, range)) in recipe.forwards.iter().enumerate() {
+        let port = u16::try_from(n).unwrap() * 100 + port;
+        let spec = PortForwardSpec {
+            protocol: if range % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+            listen: Listen { address: None, port, end_port: (*range > 0).then(|| port + range) },
+            target: Target {
+                attachment: targets.get(*target).cloned().unwrap_or_else(|| name("nobody".into())),
+                port: (*range == 2).then_some(8000),
+            },
+        };
+        drafts.push(draft::<PortForward>(format!("fwd{n}-{port}-{range}"), spec).into());
+    }
+    edit_for_tests(before, drafts.into_iter().map(Change::Put).collect(), Timestamp::from_micros(0))
+}
+
+fn surroundings() -> Surroundings {
+    let features = Features { ipv6: true, force_forwarding: true };
+    Surroundings { features, manages_forwarding: true, api_ports: vec![8443], facts: HostFacts::default() }
+}
+
+fn wanted(world: &World) -> HostNet {
+    want(world, &everything(world), &surroundings())
+}
+
+fn bare() -> HostNet {
+    let mut net = HostNet::default();
+    net.rules.skeleton = Skeleton::Present;
+    net
+}
+
+/// Lines of the host, without switches that only say what is so anyway once a link is gone.
+fn after(mut have: HostNet, want: &HostNet) -> HostNet {
+    for step in plan(&have, want).steps {
+        have.apply(&step);
+    }
+    have
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn applying_the_plan_to_what_we_have_gives_what_we_want(one in recipe(), other in recipe()) {
+        let first = world(&one, &World::default());
+        let have = after(bare(), &wanted(&first));
+        prop_assert_eq!(have.to_string(), wanted(&first).to_string());
+        let second = world(&other, &World::default());
+        let have = after(have, &wanted(&second));
+        prop_assert_eq!(have.to_string(), wanted(&second).to_string());
+        let have = after(have, &bare());
+        prop_assert_eq!(have.to_string(), bare().to_string());
+    }
+
+    #[test]
+    fn a_plan_from_a_host_to_itself_is_empty(one in recipe()) {
+        let net = wanted(&world(&one, &World::default()));
+        prop_assert!(plan(&net, &net).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_touched(one in recipe()) {
+        let mut have = wanted(&world(&one, &World::default()));
+        have.links.values_mut().for_each(|link| link.mark = Mark::Foreign);
+        have.addresses.values_mut().for_each(|mark| *mark = Mark::Foreign);
+        have.routes.values_mut().for_each(|mark| *mark = Mark::Foreign);
+        have.namespaces.values_mut().for_each(|mark| *mark = Mark::Foreign);
+        have.rules = bare().rules;
+        prop_assert!(plan(&have, &bare()).is_empty());
+    }
+
+    #[test]
+    fn scopes_of_single_changes_add_up_to_the_whole(one in recipe()) {
+        let empty = World::default();
+        let full = world(&one, &empty);
+        let mut have = bare();
+        let all = everything(&full);
+        let objects = all.namespaces.iter().map(|name| (Kind::Namespace, name))
+            .chain(all.networks.iter().map(|name| (Kind::Network, name)))
+            .chain(all.attachments.iter().map(|name| (Kind::Attachment, name)))
+            .chain(all.port_forwards.iter().map(|name| (Kind::PortForward, name)));
+        let mut seen = World::default();
+        for (kind, name) in objects {
+            let old = seen.clone();
+            seen.put(full.get_any(kind, name).unwrap());
+            let mut scope = scope_of(&old, kind, name);
+            scope.join(scope_of(&seen, kind, name));
+            let steps = plan(&want(&old, &scope, &surroundings()), &want(&seen, &scope, &surroundings())).steps;
+            steps.iter().for_each(|step| have.apply(step));
+        }
+        let mut want = want(&full, &{ let mut all = all.clone(); all.host = false; all }, &surroundings());
+        want.rules.skeleton = Skeleton::Present;
+        prop_assert_eq!(have.to_string(), want.to_string());
+    }
+}

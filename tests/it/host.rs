@@ -1,0 +1,115 @@
+//! A daemon on the private host of a test.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use netloom_client::{Client, ConnectOptions};
+use netloom_server::kernel::{
+    lan::{Lan, LanSpec, PeerSpec, add_lan},
+    testhost::on_private_host,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::rest::Rest;
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running daemon with its state below the private host's own `/run`.
+pub struct Daemon {
+    child: Child,
+    pub socket: PathBuf,
+}
+
+/// Runs a test on a private host, with a runtime.
+pub fn on_host(test: impl AsyncFnOnce()) {
+    on_private_host(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(test());
+    });
+}
+
+/// The LAN of the lesson: the host is 192.168.1.2, a peer 192.168.1.3.
+pub fn lan() -> Lan {
+    let peer = PeerSpec::new("peer", ["192.168.1.3/24".parse().unwrap()]);
+    let spec = LanSpec {
+        host_interface: "eth0".into(),
+        host_addresses: vec!["192.168.1.2/24".parse().unwrap()],
+        host_routes: vec![],
+        peers: vec![peer],
+    };
+    add_lan(&spec).unwrap()
+}
+
+impl Daemon {
+    /// Starts it and waits until it is ready.
+    pub async fn start() -> Self {
+        let socket = PathBuf::from("/run/netloom-test/netloom.sock");
+        let daemon = Self { child: spawn(&socket), socket };
+        daemon.ready().await;
+        daemon
+    }
+    async fn ready(&self) {
+        let started = Instant::now();
+        loop {
+            if let Ok(reply) = self.rest().get("/readyz").await
+                && reply.status == 200
+            {
+                return;
+            }
+            assert!(started.elapsed() < READY_WITHIN, "the daemon is not ready after {READY_WITHIN:?}");
+            // The socket appears in the file system; nothing announces it to this process.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// As a crash would: no warning, no last words. Then a new one on the same state.
+    pub async fn crash_and_restart(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+        self.child = spawn(&self.socket);
+        self.ready().await;
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Speaks REST.
+    pub fn rest(&self) -> Rest {
+        Rest::new(&self.socket)
+    }
+
+    /// Speaks gRPC.
+    pub async fn client(&self) -> Client {
+        Client::connect(&ConnectOptions::parse(self.socket.to_str().unwrap()).unwrap()).await.unwrap()
+    }
+}
+
+/// The process ends with the pid namespace of the test's host at the latest.
+fn spawn(socket: &Path) -> Child {
+    std::fs::create_dir_all("/run/netloom-test").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netloomd-under-test"));
+    command.args(["--state-dir", "/run/netloom-test/state", "--log", "warn", "--socket"]).arg(socket);
+    command.process_group(0).spawn().unwrap()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have been stopped already; the private host takes the rest with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,5 @@
+//! The daemon, as `netloomd` is.
+
+fn main() -> std::process::ExitCode {
+    netloom_server::command::main()
+}

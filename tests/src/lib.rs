@@ -1,1 +1,0 @@
-//! Helpers of netloom's tests.

@@ -42,7 +42,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts everything; answers when the listeners are open. The first full pass may still run.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        let options = StoreOptions { state_dir: config.state_dir.clone(), events: config.events.clone() };
+        let options = StoreOptions { state_dir: config.state_dir.clone(), events: config.events };
         let store = Store::open(options).await.context("the database cannot be opened")?;
         let kernel = tokio::task::spawn_blocking(Kernel::open).await?.context("the kernel cannot be used")?;
         let listeners = api::listen::open(config).context("the listeners cannot be opened")?;
@@ -86,7 +86,7 @@ impl Daemon {
         };
         let mut tasks = vec![tokio::spawn(reconciler.run(changes, tell, begun(stopped.clone())))];
         let router = api::router(controller.clone(), config, ready);
-        let limits = config.limits.clone();
+        let limits = config.limits;
         tasks.push(tokio::spawn(async move {
             let drained = api::listen::serve(listeners, router, limits, begun(stopped)).await;
             tracing::info!(?drained, "listeners closed");

@@ -23,9 +23,7 @@ fn cases() -> Vec<Case> {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({"name": "a", "spec": spec})
     };
-    let forward = |listen: Value| {
-        json!({"name": "f", "spec": {"protocol": "tcp", "listen": listen, "target": {"attachment": "red0"}}})
-    };
+    let forward = |listen: Value| json!({"name": "f", "spec": {"protocol": "tcp", "listen": listen, "target": {"attachment": "red0"}}});
     vec![
         ("POST", ns, json!({}), 400, inv, "name"),
         ("POST", ns, json!({"name": ""}), 400, inv, "name"),
@@ -66,58 +64,129 @@ fn cases() -> Vec<Case> {
         ("POST", net, subnet("192.168.0.0/16"), 409, "OVERLAP", "spec.subnets[0].cidr"),
         ("POST", net, subnet("192.168.1.0/25"), 409, "OVERLAP", "spec.subnets[0].cidr"),
         (
-            "POST", net,
+            "POST",
+            net,
             json!({"name": "n", "spec": {"subnets": [{"cidr": "10.0.0.0/24"}, {"cidr": "10.0.0.0/25"}]}}),
-            400, inv, "spec.subnets[1].cidr",
+            400,
+            inv,
+            "spec.subnets[1].cidr",
         ),
         (
-            "POST", net,
+            "POST",
+            net,
             json!({"name": "n", "spec": {"subnets": [{"cidr": "10.0.0.0/24", "gateway": "10.0.1.1"}]}}),
-            400, inv, "spec.subnets[0].gateway",
+            400,
+            inv,
+            "spec.subnets[0].gateway",
         ),
         (
-            "POST", net,
+            "POST",
+            net,
             json!({"name": "n", "spec": {"subnets": [{"cidr": "10.0.0.0/24", "gateway": "10.0.0.255"}]}}),
-            400, inv, "spec.subnets[0].gateway",
+            400,
+            inv,
+            "spec.subnets[0].gateway",
         ),
         (
-            "POST", net,
+            "POST",
+            net,
             json!({"name": "n", "spec": {"subnets": [{"cidr": "10.0.0.0/24",
                 "ranges": [{"first": "10.0.0.9", "last": "10.0.0.3"}]}]}}),
-            400, inv, "spec.subnets[0].ranges[0]",
+            400,
+            inv,
+            "spec.subnets[0].ranges[0]",
         ),
         ("POST", net, json!({"name": "n", "spec": {"mtu": 100}}), 400, inv, "spec.mtu"),
         ("POST", net, json!({"name": "n", "spec": {"mtu": 70000}}), 400, inv, "spec.mtu"),
-        ("POST", net, json!({"name": "n", "spec": {"egress": {"nat": {}, "none": {}}}}), 400, inv, "spec.egress"),
+        (
+            "POST",
+            net,
+            json!({"name": "n", "spec": {"egress": {"nat": {}, "none": {}}}}),
+            400,
+            inv,
+            "spec.egress",
+        ),
         ("POST", net, json!({"name": "n", "spec": {"kind": {"vxlan": {}}}}), 400, inv, "spec.kind"),
         (
-            "POST", net, json!({"name": "n", "spec": {"kind": {"bridge": {"device": "a-name-of-17-chars"}}}}),
-            400, inv, "spec.kind.bridge.device",
+            "POST",
+            net,
+            json!({"name": "n", "spec": {"kind": {"bridge": {"device": "a-name-of-17-chars"}}}}),
+            400,
+            inv,
+            "spec.kind.bridge.device",
         ),
         (
-            "POST", net, json!({"name": "n", "spec": {"kind": {"bridge": {"device": "v-net-0"}}}}),
-            409, "DEVICE_TAKEN", "spec.kind.bridge.device",
+            "POST",
+            net,
+            json!({"name": "n", "spec": {"kind": {"bridge": {"device": "v-net-0"}}}}),
+            409,
+            "DEVICE_TAKEN",
+            "spec.kind.bridge.device",
         ),
         (
-            "POST", net, json!({"name": "n", "spec": {"kind": {"bridge": {"device": "eth0"}}}}),
-            409, "DEVICE_TAKEN", "",
+            "POST",
+            net,
+            json!({"name": "n", "spec": {"kind": {"bridge": {"device": "eth0"}}}}),
+            409,
+            "DEVICE_TAKEN",
+            "",
         ),
-        ("PATCH", "/v1/networks/v-net-0", json!({"spec": {"subnets": []}}), 422, "IMMUTABLE_FIELD", "spec.subnets"),
+        (
+            "PATCH",
+            "/v1/networks/v-net-0",
+            json!({"spec": {"subnets": []}}),
+            422,
+            "IMMUTABLE_FIELD",
+            "spec.subnets",
+        ),
         ("POST", att, json!({"name": "a", "spec": {"namespace": "red"}}), 400, inv, "spec"),
-        ("POST", att, json!({"name": "a", "spec": {"namespace": "green", "network": "v-net-0"}}), 409,
-            "REFERENCE_NOT_FOUND", "spec.namespace"),
-        ("POST", att, json!({"name": "a", "spec": {"namespace": "host", "network": "v-net-0"}}), 400, inv,
-            "spec.namespace"),
+        (
+            "POST",
+            att,
+            json!({"name": "a", "spec": {"namespace": "green", "network": "v-net-0"}}),
+            409,
+            "REFERENCE_NOT_FOUND",
+            "spec.namespace",
+        ),
+        (
+            "POST",
+            att,
+            json!({"name": "a", "spec": {"namespace": "host", "network": "v-net-0"}}),
+            400,
+            inv,
+            "spec.namespace",
+        ),
         ("POST", att, attach(json!({"addresses": ["10.0.0.1"]})), 400, inv, "spec.addresses[0]"),
         ("POST", att, attach(json!({"addresses": ["fd00::1"]})), 400, inv, "spec.addresses[0]"),
-        ("POST", att, attach(json!({"addresses": ["192.168.15.5"]})), 409, "ADDRESS_TAKEN", "spec.addresses[0]"),
-        ("POST", att, attach(json!({"addresses": ["192.168.15.1"]})), 409, "ADDRESS_TAKEN", "spec.addresses[0]"),
+        (
+            "POST",
+            att,
+            attach(json!({"addresses": ["192.168.15.5"]})),
+            409,
+            "ADDRESS_TAKEN",
+            "spec.addresses[0]",
+        ),
+        (
+            "POST",
+            att,
+            attach(json!({"addresses": ["192.168.15.1"]})),
+            409,
+            "ADDRESS_TAKEN",
+            "spec.addresses[0]",
+        ),
         ("POST", att, attach(json!({"addresses": ["192.168.15.255"]})), 400, inv, "spec.addresses[0]"),
         ("POST", att, attach(json!({"mac": "01:00:00:00:00:01"})), 400, inv, "spec.mac"),
         ("POST", att, attach(json!({"interface": "lo"})), 400, inv, "spec.interface"),
         ("POST", att, attach(json!({"interface": "eth0"})), 409, "DEVICE_TAKEN", "spec.interface"),
         ("POST", att, attach(json!({"mtu": 9000})), 400, inv, "spec.mtu"),
-        ("PATCH", "/v1/attachments/red0", json!({"spec": {"network": "other"}}), 422, "IMMUTABLE_FIELD", "spec.network"),
+        (
+            "PATCH",
+            "/v1/attachments/red0",
+            json!({"spec": {"network": "other"}}),
+            422,
+            "IMMUTABLE_FIELD",
+            "spec.network",
+        ),
         ("POST", fwd, forward(json!({"port": 0})), 400, inv, "spec.listen.port"),
         ("POST", fwd, forward(json!({"port": 65536})), 400, inv, "spec.listen.port"),
         ("POST", fwd, forward(json!({"port": 90, "end_port": 80})), 400, inv, "spec.listen.end_port"),
@@ -125,18 +194,49 @@ fn cases() -> Vec<Case> {
         ("POST", fwd, forward(json!({"port": 81, "address": "::1"})), 400, inv, "spec.listen.address"),
         ("POST", fwd, forward(json!({"port": 81, "address": "192.0.2.9"})), 400, inv, "spec.listen.address"),
         ("POST", fwd, forward(json!({"port": 80})), 409, "PORT_TAKEN", "spec.listen.port"),
-        ("POST", fwd, json!({"name": "f", "spec": {"protocol": "icmp", "listen": {"port": 1},
-            "target": {"attachment": "red0"}}}), 400, inv, "spec.protocol"),
-        ("POST", res, json!({"name": "r", "spec": {"network": "none", "address": "10.0.0.1"}}), 409,
-            "REFERENCE_NOT_FOUND", "spec.network"),
-        ("POST", res, json!({"name": "r", "spec": {"network": "v-net-0", "address": "10.0.0.1"}}), 400, inv,
-            "spec.address"),
+        (
+            "POST",
+            fwd,
+            json!({"name": "f", "spec": {"protocol": "icmp", "listen": {"port": 1},
+            "target": {"attachment": "red0"}}}),
+            400,
+            inv,
+            "spec.protocol",
+        ),
+        (
+            "POST",
+            res,
+            json!({"name": "r", "spec": {"network": "none", "address": "10.0.0.1"}}),
+            409,
+            "REFERENCE_NOT_FOUND",
+            "spec.network",
+        ),
+        (
+            "POST",
+            res,
+            json!({"name": "r", "spec": {"network": "v-net-0", "address": "10.0.0.1"}}),
+            400,
+            inv,
+            "spec.address",
+        ),
         ("POST", "/v1/apply", json!({"objects": [{"name": "x"}]}), 400, inv, "objects[0].kind"),
-        ("POST", "/v1/apply", json!({"objects": [{"kind": "Namespace", "name": "x"}, {"kind": "Namespace", "name": "x"}]}),
-            400, inv, "objects[1].name"),
-        ("POST", "/v1/apply", json!({"objects": [{"kind": "Namespace", "name": "x"},
+        (
+            "POST",
+            "/v1/apply",
+            json!({"objects": [{"kind": "Namespace", "name": "x"}, {"kind": "Namespace", "name": "x"}]}),
+            400,
+            inv,
+            "objects[1].name",
+        ),
+        (
+            "POST",
+            "/v1/apply",
+            json!({"objects": [{"kind": "Namespace", "name": "x"},
             {"kind": "Attachment", "name": "a", "spec": {"namespace": "x", "network": "nowhere"}}]}),
-            409, "REFERENCE_NOT_FOUND", "objects[1].spec.network"),
+            409,
+            "REFERENCE_NOT_FOUND",
+            "objects[1].spec.network",
+        ),
     ]
 }
 
@@ -167,9 +267,14 @@ fn bad_input_is_refused_with_field_and_reason_and_loses_nothing() {
             let fields = reply.body["violations"].as_array().cloned().unwrap_or_default();
             let names_field = field.is_empty()
                 || fields.iter().any(|one| one["field"].as_str().unwrap().ends_with(field))
-                || fields.iter().any(|one| one["description"].as_str().unwrap().contains(&format!("`{field}`")));
+                || fields
+                    .iter()
+                    .any(|one| one["description"].as_str().unwrap().contains(&format!("`{field}`")));
             if reply.status != *status || reply.body["reason"] != *reason || !names_field {
-                wrong.push(format!("{method} {path} {body}\n  wanted {status} {reason} {field}\n  got {} {}", reply.status, reply.body));
+                wrong.push(format!(
+                    "{method} {path} {body}\n  wanted {status} {reason} {field}\n  got {} {}",
+                    reply.status, reply.body
+                ));
             }
         }
         assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
@@ -186,9 +291,11 @@ fn a_request_that_is_no_request_is_refused_and_the_daemon_goes_on() {
         let huge = vec![b' '; 10 << 20];
         let reply = rest.send("POST", "/v1/namespaces", "application/json", huge.into()).await.unwrap();
         assert_eq!((reply.status, &reply.body["reason"]), (413, &json!("TOO_LARGE")));
-        let reply = rest.send("POST", "/v1/namespaces", "application/json", "{\"name\":".into()).await.unwrap();
+        let reply =
+            rest.send("POST", "/v1/namespaces", "application/json", "{\"name\":".into()).await.unwrap();
         assert_eq!(reply.status, 400, "{reply:#?}");
-        let reply = rest.send("POST", "/v1/namespaces", "text/plain", "{\"name\":\"x\"}".into()).await.unwrap();
+        let reply =
+            rest.send("POST", "/v1/namespaces", "text/plain", "{\"name\":\"x\"}".into()).await.unwrap();
         assert_eq!((reply.status, &reply.body["reason"]), (415, &json!("UNSUPPORTED_MEDIA_TYPE")));
         let deep = "[".repeat(10_000);
         let reply = rest.send("POST", "/v1/namespaces", "application/json", deep.into()).await.unwrap();

@@ -30,7 +30,8 @@ pub struct Daemon {
 /// Runs a test on a private host, with a runtime.
 pub fn on_host(test: impl AsyncFnOnce()) {
     on_private_host(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(test());
     });
 }

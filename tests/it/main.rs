@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::disallowed_methods, reason = "tests start the daemon; the daemon starts nothing")]
 
 mod bad_input;
 mod examples;

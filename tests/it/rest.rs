@@ -52,7 +52,13 @@ impl Rest {
     }
 
     /// Any request, also one that no client would send.
-    pub async fn send(&self, method: &str, path: &str, content_type: &str, body: Bytes) -> Result<Reply, String> {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Reply, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| text(&error))?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;

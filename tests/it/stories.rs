@@ -53,7 +53,9 @@ fn is_ready(object: &Value) -> bool {
 fn packets_flow(peer: impl AsFd) {
     let namespaces = Namespaces::default();
     let (red, blue) = (namespaces.open("red").unwrap(), namespaces.open("blue").unwrap());
-    let ping = |from: &dyn AsFd, to: &str| probe::ping(from.as_fd(), to.parse().unwrap(), PATIENCE).unwrap().reached();
+    let ping = |from: &dyn AsFd, to: &str| {
+        probe::ping(from.as_fd(), to.parse().unwrap(), PATIENCE).unwrap().reached()
+    };
     assert!(ping(&red, "192.168.15.2"), "red reaches blue");
     assert!(ping(&blue, "192.168.15.1"), "blue reaches red");
     assert!(ping(&red, "192.168.15.5"), "red reaches its gateway");
@@ -64,10 +66,18 @@ fn packets_flow(peer: impl AsFd) {
     };
     let _web = serve_tcp(&blue, "0.0.0.0:80".parse().unwrap(), "blue").unwrap();
     let _outside = serve_tcp(peer.as_fd(), "0.0.0.0:900".parse().unwrap(), "peer").unwrap();
-    assert_eq!(tcp(&red, "192.168.1.3:900").as_deref(), Some("192.168.1.2"), "the LAN sees the host's address");
+    assert_eq!(
+        tcp(&red, "192.168.1.3:900").as_deref(),
+        Some("192.168.1.2"),
+        "the LAN sees the host's address"
+    );
     assert_eq!(tcp(&peer, "192.168.1.2:80").as_deref(), Some("192.168.1.3"), "blue sees the peer's address");
     assert_eq!(tcp(&own().unwrap(), "127.0.0.1:80").as_deref(), Some("192.168.15.5"));
-    assert_eq!(tcp(&blue, "192.168.1.2:80").as_deref(), Some("192.168.15.5"), "blue reaches itself by the host's port");
+    assert_eq!(
+        tcp(&blue, "192.168.1.2:80").as_deref(),
+        Some("192.168.15.5"),
+        "blue reaches itself by the host's port"
+    );
 }
 
 #[test]
@@ -94,8 +104,12 @@ fn red_and_blue_talk_over_the_bridge_and_both_doors_show_the_same_objects() {
         assert_eq!(json!(forwards), rest.get("/v1/port-forwards").await.unwrap().body["items"]);
         assert!(attachments.iter().all(|one| one.status.ready().unwrap().status == ConditionStatus::True));
         let allocations = rest.get("/v1/allocations?network=v-net-0").await.unwrap().ok();
-        let addresses: Vec<&str> =
-            allocations["items"].as_array().unwrap().iter().map(|one| one["address"].as_str().unwrap()).collect();
+        let addresses: Vec<&str> = allocations["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["address"].as_str().unwrap())
+            .collect();
         assert_eq!(addresses, ["192.168.15.1", "192.168.15.2", "192.168.15.5", "192.168.15.77"]);
     });
 }
@@ -108,7 +122,8 @@ fn a_daemon_that_is_killed_between_every_two_calls_loses_nothing() {
         for (path, body) in lesson() {
             let object = daemon.rest().post(path, &body).await.ok();
             daemon.crash_and_restart().await;
-            let again = daemon.rest().get(&format!("{path}/{}", body["name"].as_str().unwrap())).await.unwrap().ok();
+            let again =
+                daemon.rest().get(&format!("{path}/{}", body["name"].as_str().unwrap())).await.unwrap().ok();
             assert_eq!(again["uid"], object["uid"]);
             assert_eq!(again["spec"], object["spec"]);
             assert!(is_ready(&again), "{again:#}");
@@ -147,18 +162,25 @@ fn a_new_namespace_shows_only_loopback_and_after_the_last_delete_the_host_is_as_
             rest.post(path, &body).await.ok();
         }
         let refused = rest.delete("/v1/networks/v-net-0").await;
-        assert_eq!((refused.status, &refused.body["reason"]), (409, &json!("HAS_DEPENDENTS")), "{refused:#?}");
+        assert_eq!(
+            (refused.status, &refused.body["reason"]),
+            (409, &json!("HAS_DEPENDENTS")),
+            "{refused:#?}"
+        );
         rest.delete("/v1/port-forwards/web").await.ok();
         rest.delete("/v1/networks/v-net-0?force=true").await.ok();
         rest.delete("/v1/namespaces/red").await.ok();
         rest.delete("/v1/namespaces/blue").await.ok();
-        for path in ["namespaces", "networks", "attachments", "port-forwards", "reservations", "allocations"] {
+        for path in ["namespaces", "networks", "attachments", "port-forwards", "reservations", "allocations"]
+        {
             let left = rest.get(&format!("/v1/{path}")).await.unwrap().ok();
             assert_eq!(left["items"], json!([]), "{path}");
         }
         let after = kernel.observe().unwrap().to_string();
         // Forwarding that was switched on stays on, and strangers stay out.
-        let kept = |text: &str| text.lines().filter(|line| !line.contains("notransit")).collect::<Vec<_>>().join("\n");
+        let kept = |text: &str| {
+            text.lines().filter(|line| !line.contains("notransit")).collect::<Vec<_>>().join("\n")
+        };
         assert_eq!(kept(&before), kept(&after));
     });
 }
@@ -168,7 +190,8 @@ fn an_apply_is_one_transaction_in_any_order_and_repeating_it_changes_nothing() {
     on_host(async || {
         let daemon = Daemon::start().await;
         let rest = daemon.rest();
-        let kinds = ["Namespace", "Namespace", "Network", "Attachment", "Attachment", "PortForward", "Reservation"];
+        let kinds =
+            ["Namespace", "Namespace", "Network", "Attachment", "Attachment", "PortForward", "Reservation"];
         let mut objects: Vec<Value> = lesson().into_iter().map(|(_, body)| body).collect();
         for (object, kind) in objects.iter_mut().zip(kinds) {
             object["kind"] = json!(kind);
@@ -176,17 +199,26 @@ fn an_apply_is_one_transaction_in_any_order_and_repeating_it_changes_nothing() {
         objects.reverse();
         let request = json!({"objects": objects, "owner": "lesson"});
         let plan = rest.post("/v1/apply?dry_run=true", &request).await.ok();
-        assert!(plan["plan"]["steps"].as_array().unwrap().iter().any(|step| step == "ip netns add red"), "{plan:#}");
+        assert!(
+            plan["plan"]["steps"].as_array().unwrap().iter().any(|step| step == "ip netns add red"),
+            "{plan:#}"
+        );
         assert_eq!(rest.get("/v1/namespaces").await.unwrap().ok()["items"], json!([]));
         let done = rest.post("/v1/apply", &request).await.ok();
         assert!(done["objects"].as_array().unwrap().iter().all(is_ready), "{done:#}");
         let again = rest.post("/v1/apply", &request).await.ok();
-        assert!(again["changes"].as_array().unwrap().iter().all(|one| one["action"] == "unchanged"), "{again:#}");
+        assert!(
+            again["changes"].as_array().unwrap().iter().all(|one| one["action"] == "unchanged"),
+            "{again:#}"
+        );
         assert_eq!(again["revision"], done["revision"]);
         // What is exported can be applied.
         let export = rest.get("/v1/export").await.unwrap().ok();
         let same = rest.post("/v1/apply", &export).await.ok();
-        assert!(same["changes"].as_array().unwrap().iter().all(|one| one["action"] == "unchanged"), "{same:#}");
+        assert!(
+            same["changes"].as_array().unwrap().iter().all(|one| one["action"] == "unchanged"),
+            "{same:#}"
+        );
     });
 }
 
@@ -199,7 +231,11 @@ fn a_released_address_is_not_the_next_one_given_out() {
         let subnets = json!([{"cidr": "10.9.0.0/29"}]);
         rest.post("/v1/networks", &json!({"name": "tiny", "spec": {"subnets": subnets}})).await.ok();
         let attach = async |name: &str| {
-            rest.post("/v1/attachments", &json!({"name": name, "spec": {"namespace": "red", "network": "tiny"}})).await
+            rest.post(
+                "/v1/attachments",
+                &json!({"name": name, "spec": {"namespace": "red", "network": "tiny"}}),
+            )
+            .await
         };
         let address = |object: Value| object["status"]["addresses"][0].as_str().unwrap().to_owned();
         assert_eq!(address(attach("a").await.ok()), "10.9.0.2/29");

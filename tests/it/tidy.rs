@@ -18,7 +18,8 @@ const WALLS: [(&str, &[&str]); 9] = [
 
 /// Rooms without a clock, a file or a socket.
 const PURE: [&str; 6] = ["world/", "want/", "hostnet/", "plan/", "ipam.rs", "controller/edit.rs"];
-const IMPURE: [&str; 6] = ["Timestamp::now", "Instant::now", "SystemTime", "std::fs", "std::net::Tcp", "tokio::"];
+const IMPURE: [&str; 6] =
+    ["Timestamp::now", "Instant::now", "SystemTime", "std::fs", "std::net::Tcp", "tokio::"];
 
 /// A file holds one idea.
 const LINES_MAX: usize = 600;
@@ -60,7 +61,10 @@ fn rooms() -> Vec<(String, String)> {
 fn every_word_stays_in_its_room() {
     let rooms = rooms();
     for (word, allowed) in WALLS {
-        assert!(rooms.iter().any(|(_, code)| code.contains(word)), "nobody says {word:?} any more: take the wall down");
+        assert!(
+            rooms.iter().any(|(_, code)| code.contains(word)),
+            "nobody says {word:?} any more: take the wall down"
+        );
         for (room, code) in &rooms {
             let inside = allowed.iter().any(|place| room.starts_with(place));
             assert!(inside || !code.contains(word), "{word:?} stands in {room}; it belongs in {allowed:?}");

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use netloom_api::{
-    AnyDraft, Attachment, AttachmentSpec, Draft, Egress, Isolation, Kind, Listen, Name, Namespace, NamespaceSpec,
-    Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, Subnet, Target, Timestamp,
+    AnyDraft, Attachment, AttachmentSpec, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
+    NamespaceSpec, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, Subnet, Target,
+    Timestamp,
 };
 use proptest::prelude::*;
 
@@ -29,11 +30,8 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     let networks = prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>()), 1..4);
     let attachments = prop::collection::vec((0_usize..4, 0_usize..3, any::<bool>()), 0..7);
     let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
-    (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| Recipe {
-        namespaces,
-        networks,
-        attachments,
-        forwards,
+    (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| {
+        Recipe { namespaces, networks, attachments, forwards }
     })
 }
 
@@ -53,7 +51,9 @@ fn draft<N: netloom_api::Noun>(of: String, spec: N::Spec) -> Draft<N> {
 
 fn world(recipe: &Recipe, before: &World) -> World {
     let mut drafts: Vec<AnyDraft> = Vec::new();
-    drafts.extend((0..recipe.namespaces).map(|n| draft::<Namespace>(format!("ns{n}"), NamespaceSpec {}).into()));
+    drafts.extend(
+        (0..recipe.namespaces).map(|n| draft::<Namespace>(format!("ns{n}"), NamespaceSpec {}).into()),
+    );
     for (n, (egress, members, ipv6)) in recipe.networks.iter().enumerate() {
         let subnet = |cidr: String| Subnet { cidr: Some(cidr.parse().unwrap()), ..Subnet::default() };
         let mut subnets = vec![subnet(format!("10.{n}.0.0/24"))];
@@ -66,7 +66,12 @@ fn world(recipe: &Recipe, before: &World) -> World {
             _ => Egress::Routed(NoOptions {}),
         };
         let isolation = Isolation { members: Some(*members), ..Isolation::default() };
-        let spec = NetworkSpec { subnets, egress: Some(egress), isolation: Some(isolation), ..NetworkSpec::default() };
+        let spec = NetworkSpec {
+            subnets,
+            egress: Some(egress),
+            isolation: Some(isolation),
+            ..NetworkSpec::default()
+        };
         // The subnets of a network cannot change; one of another shape has another name.
         drafts.push(draft::<Network>(format!("net{n}-{}", u8::from(*ipv6)), spec).into());
     }
@@ -85,7 +90,8 @@ fn world(recipe: &Recipe, before: &World) -> World {
         let of = format!("att{n}-{}-{}", spec.namespace, spec.network);
         drafts.push(draft::<Attachment>(of, spec).into());
     }
-    let targets: Vec<Name> = drafts.iter().filter(|one| one.kind() == Kind::Attachment).map(|one| one.name().clone()).collect();
+    let targets: Vec<Name> =
+        drafts.iter().filter(|one| one.kind() == Kind::Attachment).map(|one| one.name().clone()).collect();
     for (n, (port, target, range)) in recipe.forwards.iter().enumerate() {
         let port = u16::try_from(n).unwrap() * 100 + port;
         let spec = PortForwardSpec {

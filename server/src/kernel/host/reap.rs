@@ -24,9 +24,7 @@ pub(super) fn remove(inner: &Inner, names: &[String]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for some in names.chunks(REAPERS) {
         let running: Vec<_> = some.iter().map(|name| reap(inner, name)).collect();
-        outcomes.extend(
-            running.into_iter().map(|running| running.unwrap_or_else(|outcome| outcome)).map(|one| one),
-        );
+        outcomes.extend(running.into_iter().map(|running| running.unwrap_or_else(|outcome| outcome)));
     }
     outcomes
 }

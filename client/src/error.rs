@@ -96,7 +96,8 @@ impl ClientError {
         self
     }
 
-    fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+    /// An error without reason, metadata and violations.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
             reason: None,

@@ -60,7 +60,12 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Transport, Clien
     let channel = tokio::time::timeout(limit, connecting).await.map_err(|_| {
         ClientError::timed_out(format!("no connection to {} within {limit:?}", options.endpoint))
     })?;
-    Ok(InterceptedService::new(channel.map_err(ClientError::connect)?, credentials))
+    let channel = channel.map_err(|error| {
+        let mut error = ClientError::connect(error);
+        error.detail = format!("{}: {}", options.endpoint, error.detail);
+        error
+    })?;
+    Ok(InterceptedService::new(channel, credentials))
 }
 
 fn wire(options: &ConnectOptions) -> Result<Wire, ClientError> {

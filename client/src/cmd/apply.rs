@@ -1,0 +1,115 @@
+//! `netloom apply` and `export`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use netloom_client::{Action, ApplyRequest, ApplyResponse, ConditionStatus, Owner, PlannedChange};
+
+use super::{Outcome, Session};
+use crate::{
+    docs::{self, Documents},
+    fault::Fault,
+    output::{readiness, steps, table},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_HELP)]
+pub struct Apply {
+    /// YAML documents, JSON, or an export; - is standard input; may be repeated
+    #[arg(short, long = "file", required = true, value_name = "FILE", num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Whose the objects are that name no owner
+    #[arg(long)]
+    owner: Option<Owner>,
+}
+
+const APPLY_HELP: &str = "\
+Documents of `kind: Lab` are for `netloomd lab`; they are skipped.
+
+Example:
+  netloom apply -f examples/red-blue.yaml
+  netloom apply -f examples/red-blue.yaml --dry-run";
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  netloom export -o yaml > backup.yaml")]
+pub struct Export {
+    /// Only objects of this owner
+    #[arg(long)]
+    owner: Option<Owner>,
+}
+
+impl Apply {
+    pub async fn run(self, session: &Session) -> Result<Outcome> {
+        let Documents { objects, labs } = docs::read(&self.files)?;
+        if labs > 0 {
+            eprintln!(
+                "note: skipped {labs} `kind: Lab` document{}: only `netloomd lab` reads them",
+                plural(labs)
+            );
+        }
+        if objects.is_empty() {
+            return Err(Fault::Usage("there are no objects to apply".into()).into());
+        }
+        let request = ApplyRequest { objects, owner: self.owner };
+        let response = session.client().await?.apply(request, session.write.clone()).await?;
+        session.format.show(&response, people, names)?;
+        let ready = |one: &netloom_client::AnyObject| {
+            one.ready().is_some_and(|ready| ready.status == ConditionStatus::True)
+        };
+        let all_ready = response.objects.iter().all(ready);
+        Ok(if all_ready || !session.waits() { Outcome::Done } else { Outcome::NotReady })
+    }
+}
+
+impl Export {
+    pub async fn run(self, session: &Session) -> Result<Outcome> {
+        let export = session.client().await?.export(self.owner).await?;
+        session.format.show(
+            &export,
+            |export| {
+                if export.objects.is_empty() {
+                    return String::new();
+                }
+                let owner = |owner: &Option<Owner>| owner.as_ref().map(Owner::to_string).unwrap_or_default();
+                let rows = export
+                    .objects
+                    .iter()
+                    .map(|one| vec![one.kind.to_string(), one.name.to_string(), owner(&one.owner)]);
+                table(&["KIND", "NAME", "OWNER"], rows)
+            },
+            |export| export.objects.iter().map(|one| format!("{}/{}", one.kind, one.name)).collect(),
+        )?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn people(response: &ApplyResponse) -> String {
+    let line = |change: &PlannedChange| {
+        let PlannedChange { action, kind, name } = change;
+        let object = response.objects.iter().find(|one| one.kind() == *kind && one.meta().name == *name);
+        match (&response.plan, action) {
+            (Some(_), Action::Unchanged) => format!("{kind} {name}: is so already"),
+            (Some(_), action) => format!("{kind} {name}: would be {}", action.as_str()),
+            (None, Action::Deleted) => format!("{kind} {name}: deleted"),
+            (None, action) => {
+                format!(
+                    "{kind} {name}: {}, {}",
+                    action.as_str(),
+                    readiness(object.and_then(|one| one.ready()))
+                )
+            }
+        }
+    };
+    let mut lines: Vec<String> = response.changes.iter().map(line).collect();
+    lines.extend(response.plan.as_ref().map(steps));
+    lines.join("\n")
+}
+
+fn names(response: &ApplyResponse) -> Vec<String> {
+    response.changes.iter().map(|change| format!("{}/{}", change.kind, change.name)).collect()
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

@@ -1,0 +1,234 @@
+//! What of each noun a person wants to see: in a row, in full, and in half a sentence.
+
+use std::{fmt::Display, net::IpAddr};
+
+use netloom_client::{
+    Attachment, Callable, Egress, Namespace, Network, Object, PortForward, PortRange, Reservation,
+    SubnetStatus,
+};
+
+/// A noun that can be shown to people.
+pub trait Shown: Callable {
+    /// The noun as the command says it.
+    const WORD: &'static str;
+    /// The columns of a list between NAME and READY.
+    const COLUMNS: &'static [&'static str];
+    /// The values of the columns.
+    fn cells(object: &Object<Self>) -> Vec<String>;
+    /// Everything of spec and status that is the noun's own; empty values are left out.
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)>;
+    /// What a write has made of it, in half a sentence.
+    fn gist(object: &Object<Self>) -> String;
+}
+
+impl Shown for Namespace {
+    const WORD: &'static str = "namespace";
+    const COLUMNS: &'static [&'static str] = &["ATTACHMENTS"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        vec![object.status.noun.attachments.to_string()]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let status = &object.status.noun;
+        vec![
+            ("path", text(status.path.as_ref())),
+            ("cookie", text(status.cookie)),
+            ("attachments", status.attachments.to_string()),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        text(object.status.noun.path.as_ref())
+    }
+}
+
+impl Shown for Network {
+    const WORD: &'static str = "network";
+    const COLUMNS: &'static [&'static str] = &["SUBNETS", "EGRESS", "DEVICE", "USED"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        let status = &object.status.noun;
+        let (used, size) = status
+            .subnets
+            .iter()
+            .fold((0, 0i64), |(used, size), subnet| (used + subnet.used, size.saturating_add(subnet.size)));
+        vec![
+            list(status.subnets.iter().map(|subnet| subnet.cidr), ","),
+            egress(object.spec.egress()).into(),
+            text(status.device.as_ref()),
+            format!("{used}/{size}"),
+        ]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        let subnet = |subnet: &SubnetStatus| {
+            let SubnetStatus { cidr, gateway, size, used, free } = subnet;
+            format!("{cidr} gateway {gateway}; {used} of {size} used, {free} free")
+        };
+        vec![
+            ("device", text(status.device.as_ref())),
+            ("subnets", list(status.subnets.iter().map(subnet), "\n")),
+            ("egress", egress(spec.egress()).into()),
+            ("mtu", text(status.mtu)),
+            ("mac", text(status.mac)),
+            ("isolation", isolation(object)),
+            ("spoof guard", if spec.spoof_guard() { "on" } else { "off" }.into()),
+            ("attachments", status.attachments.to_string()),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        let status = &object.status.noun;
+        let subnets = status.subnets.iter().map(|one| format!("{} with gateway {}", one.cidr, one.gateway));
+        format!("{} on {}", list(subnets, " and "), text(status.device.as_ref()))
+    }
+}
+
+impl Shown for Attachment {
+    const WORD: &'static str = "attachment";
+    const COLUMNS: &'static [&'static str] = &["NAMESPACE", "NETWORK", "ADDRESSES", "INTERFACE"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        vec![
+            spec.namespace.to_string(),
+            spec.network.to_string(),
+            list(&status.addresses, ","),
+            text(status.interface.as_ref()),
+        ]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        let route = match status.default_route {
+            Some(true) => format!("yes, metric {}", spec.metric.unwrap_or(100)),
+            Some(false) => "no".into(),
+            None => String::new(),
+        };
+        vec![
+            ("namespace", spec.namespace.to_string()),
+            ("network", spec.network.to_string()),
+            ("addresses", list(&status.addresses, "\n")),
+            ("interface", numbered(status.interface.as_ref(), status.ifindex)),
+            ("mac", text(status.mac)),
+            ("mtu", text(status.mtu)),
+            ("default route", route),
+            ("host device", numbered(status.host_device.as_ref(), status.host_ifindex)),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        let status = &object.status.noun;
+        format!("{} on {}", list(&status.addresses, " and "), text(status.interface.as_ref()))
+    }
+}
+
+impl Shown for PortForward {
+    const WORD: &'static str = "forward";
+    const COLUMNS: &'static [&'static str] = &["LISTEN", "TARGET"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        vec![listen(object), target(object)]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let status = &object.status.noun;
+        vec![
+            ("protocol", object.spec.protocol.to_string()),
+            ("listen", list(status.listen.iter().map(ports), "\n")),
+            ("target", target(object)),
+            ("target address", list(status.target.iter().map(ports), "\n")),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        format!("{} to {}", listen(object), target(object))
+    }
+}
+
+impl Shown for Reservation {
+    const WORD: &'static str = "reservation";
+    const COLUMNS: &'static [&'static str] = &["NETWORK", "ADDRESS", "NOTE"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        vec![spec.network.to_string(), text(status.address), text(spec.note.as_ref())]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        vec![
+            ("network", spec.network.to_string()),
+            ("address", text(status.address)),
+            ("note", text(spec.note.as_ref())),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        format!("{} of {}", text(object.status.noun.address), object.spec.network)
+    }
+}
+
+/// The value, or nothing.
+fn text(value: Option<impl Display>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn list<T: Display>(values: impl IntoIterator<Item = T>, between: &str) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(between)
+}
+
+fn numbered(name: Option<impl Display>, ifindex: Option<u32>) -> String {
+    match (name, ifindex) {
+        (Some(name), Some(ifindex)) => format!("{name} (index {ifindex})"),
+        (name, _) => text(name),
+    }
+}
+
+fn egress(egress: Egress) -> &'static str {
+    match egress {
+        Egress::Nat(_) => "nat",
+        Egress::Routed(_) => "routed",
+        Egress::None(_) => "none",
+    }
+}
+
+fn isolation(object: &Object<Network>) -> String {
+    let spec = &object.spec;
+    let all = [
+        (spec.isolates_members(), "members from each other"),
+        (spec.isolates_networks(), "from other networks"),
+        (spec.isolates_host(), "from the host"),
+    ];
+    list(all.into_iter().filter(|(on, _)| *on).map(|(_, what)| what), ", ")
+}
+
+/// Where the host listens: `*:8080/tcp`.
+fn listen(object: &Object<PortForward>) -> String {
+    let (listen, protocol) = (&object.spec.listen, object.spec.protocol);
+    let range = PortRange { address: listen.address, port: listen.port, end_port: listen.last_port() };
+    format!("{}/{protocol}", ports(&range))
+}
+
+/// Where it goes: `blue0:80`.
+fn target(object: &Object<PortForward>) -> String {
+    let (listen, target) = (&object.spec.listen, &object.spec.target);
+    let port = target.port.unwrap_or(listen.port);
+    let end_port = port.saturating_add(listen.last_port().saturating_sub(listen.port));
+    format!("{}:{}", target.attachment, span(port, end_port))
+}
+
+fn ports(range: &PortRange) -> String {
+    let address = match range.address {
+        None => "*".to_owned(),
+        Some(IpAddr::V4(v4)) => v4.to_string(),
+        Some(IpAddr::V6(v6)) => format!("[{v6}]"),
+    };
+    format!("{address}:{}", span(range.port, range.end_port))
+}
+
+fn span(first: u16, last: u16) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}

@@ -1,6 +1,16 @@
 //! Logs and metrics.
 
+use std::fmt;
+use std::time::Duration;
+
 use anyhow::Context as _;
+use netloom_api::{ConditionStatus, KIND_NAMES, Kind, Version};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
+use prometheus_client::metrics::{
+    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info,
+};
+use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -14,4 +24,174 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// What the daemon counts. A clone counts for the same daemon.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: std::sync::Arc<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<DoorLabels, Histogram, fn() -> Histogram>,
+    commit_seconds: Histogram,
+    followers: Gauge,
+}
+
+/// One kind of answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `rest` or `grpc`.
+    pub door: &'static str,
+    /// The HTTP method, or `POST`.
+    pub method: &'static str,
+    /// The path's template, or service and call; empty for what does not exist.
+    pub path: String,
+    /// The HTTP status, or the number of the gRPC code.
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DoorLabels {
+    door: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObjectLabels {
+    kind: &'static str,
+    ready: &'static str,
+}
+
+/// How many objects there are, by kind and by whether they are ready.
+#[derive(Debug, Default)]
+pub struct ObjectCounts(Family<ObjectLabels, Gauge>);
+
+/// From a tenth of a millisecond to a minute, which is as long as a write may wait.
+const SECONDS: [f64; 15] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Metrics {
+    /// Nothing was counted yet.
+    pub fn new(version: &Version) -> Self {
+        let Version { version, api, kernel } = version;
+        let words = [("version", version), ("api", api), ("kernel", kernel)];
+        let build = Info::new(words.map(|(key, value)| (key, value.clone())).to_vec());
+        let requests = Family::default();
+        let request_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
+        let (commit_seconds, followers) = (seconds(), Gauge::default());
+        let mut registry = Registry::with_prefix("netloom");
+        registry.register("build", "What runs here", build);
+        registry.register("requests", "Answered requests", Family::clone(&requests));
+        registry.register(
+            "request_seconds",
+            "From a request to the head of its answer",
+            request_seconds.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "From a write to its answer, its wait included",
+            commit_seconds.clone(),
+        );
+        registry.register("followers", "Who follows the event log now", followers.clone());
+        Self { registry: registry.into(), requests, request_seconds, commit_seconds, followers }
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, labels: RequestLabels, after: Duration) {
+        self.request_seconds.get_or_create(&DoorLabels { door: labels.door }).observe(after.as_secs_f64());
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// A write was answered.
+    pub fn committed(&self, after: Duration) {
+        self.commit_seconds.observe(after.as_secs_f64());
+    }
+
+    /// Somebody follows the log until the answer is dropped.
+    pub fn follows(&self) -> Following {
+        self.followers.inc();
+        Following(self.followers.clone())
+    }
+
+    /// All that was counted, in the OpenMetrics text format.
+    pub fn text(&self, objects: ObjectCounts) -> Result<String, fmt::Error> {
+        let mut own = Registry::with_prefix("netloom");
+        own.register_collector(Box::new(objects));
+        let mut all = String::new();
+        text::encode_registry(&mut all, &self.registry)?;
+        text::encode(&mut all, &own)?;
+        Ok(all)
+    }
+}
+
+/// A follower that counts.
+#[derive(Debug)]
+pub struct Following(Gauge);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl ObjectCounts {
+    /// No objects; every kind is there with a zero, so that an alert can tell none from unknown.
+    pub fn new() -> Self {
+        let counts = Self::default();
+        for (_, kind) in KIND_NAMES {
+            for ready in ["true", "false", "unknown"] {
+                drop(counts.0.get_or_create(&ObjectLabels { kind, ready }));
+            }
+        }
+        counts
+    }
+
+    /// One more.
+    pub fn add(&self, kind: Kind, ready: Option<ConditionStatus>) {
+        let ready = match ready {
+            Some(ConditionStatus::True) => "true",
+            Some(ConditionStatus::False) => "false",
+            Some(ConditionStatus::Unknown) | None => "unknown",
+        };
+        self.0.get_or_create(&ObjectLabels { kind: kind.as_str(), ready }).inc();
+    }
+}
+
+impl Collector for ObjectCounts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let kind = prometheus_client::metrics::MetricType::Gauge;
+        let metric = encoder.encode_descriptor("objects", "Objects by kind and readiness.", None, kind)?;
+        self.0.encode(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text_and_the_text_ends_once() {
+        let metrics = Metrics::new(&Version::default());
+        let labels = RequestLabels { door: "rest", method: "GET", path: "/v1/networks".into(), status: 200 };
+        metrics.answered(labels, Duration::from_millis(3));
+        metrics.committed(Duration::from_millis(3));
+        let follower = metrics.follows();
+        let objects = ObjectCounts::new();
+        objects.add(Kind::Network, Some(ConditionStatus::True));
+        let text = metrics.text(objects).unwrap();
+        for line in [
+            r#"netloom_requests_total{door="rest",method="GET",path="/v1/networks",status="200"} 1"#,
+            r#"netloom_objects{kind="Network",ready="true"} 1"#,
+            r#"netloom_objects{kind="PortForward",ready="false"} 0"#,
+            "netloom_commit_seconds_count 1",
+            "netloom_followers 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
+        drop(follower);
+        assert!(metrics.text(ObjectCounts::new()).unwrap().contains("netloom_followers 0"));
+    }
 }

@@ -2,6 +2,8 @@
 
 pub mod auth;
 pub mod listen;
+mod problem;
+mod words;
 
 /// Both doors in one router; `ready` tells when the first full pass is done.
 pub fn router(

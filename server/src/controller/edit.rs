@@ -33,15 +33,15 @@ pub enum Change {
     Delete(Delete),
 }
 
-/// A JSON merge patch (RFC 7396) of labels, annotations, owner and spec.
+/// JSON merge patches (RFC 7396) of labels, annotations, owner and spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
     /// Which noun.
     pub kind: Kind,
     /// Which object.
     pub name: Name,
-    /// The patch.
-    pub patch: Value,
+    /// The patches, made one after the other: one that removes and one that sets replace a value whole.
+    pub patches: Vec<Value>,
     /// Refuse another version.
     pub etag: Option<Etag>,
     /// Create the object when there is none.
@@ -182,16 +182,9 @@ fn check_etag(object: &AnyStored, etag: Option<Etag>) -> Result<()> {
 
 /// The draft that a patch makes of the object as it is.
 fn patched(world: &World, patch: Patch) -> Result<AnyDraft> {
-    let Patch { kind, name, patch, etag, allow_missing } = patch;
-    let Value::Object(mut fields) = patch else {
-        return Err(Error::new(ErrorReason::Malformed, "a merge patch must be a JSON object"));
-    };
-    for field in netloom_api::OUTPUT_ONLY {
-        fields.remove(field);
-    }
-    if fields.get("name").is_some_and(|other| *other != *name.as_str()) {
-        return Err(Error::immutable("name", kind));
-    }
+    let Patch { kind, name, patches, etag, allow_missing } = patch;
+    let patches = patches.into_iter().map(|patch| patch_fields(patch, kind, &name));
+    let patches = patches.collect::<Result<Vec<_>>>()?;
     let mut base = match world.get_any(kind, &name) {
         Some(old) => {
             if old.meta().delete_time.is_some() {
@@ -205,11 +198,25 @@ fn patched(world: &World, patch: Patch) -> Result<AnyDraft> {
         }
         None => return Err(Error::not_found(kind, name)),
     };
-    merge(&mut base, Value::Object(fields));
+    patches.into_iter().for_each(|fields| merge(&mut base, Value::Object(fields)));
     if let Value::Object(base) = &mut base {
         base.entry("kind").or_insert_with(|| Value::from(kind.as_str()));
     }
     Ok(AnyDraft::from_json(base, &Path::root())?)
+}
+
+/// What a patch may change: all but the name and what only the daemon writes.
+fn patch_fields(patch: Value, kind: Kind, name: &Name) -> Result<Map<String, Value>> {
+    let Value::Object(mut fields) = patch else {
+        return Err(Error::new(ErrorReason::Malformed, "a merge patch must be a JSON object"));
+    };
+    for field in netloom_api::OUTPUT_ONLY {
+        fields.remove(field);
+    }
+    if fields.get("name").is_some_and(|other| *other != *name.as_str()) {
+        return Err(Error::immutable("name", kind));
+    }
+    Ok(fields)
 }
 
 /// RFC 7396, section 2.

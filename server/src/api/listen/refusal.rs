@@ -1,13 +1,12 @@
 //! What is said to a request that does not reach a handler: one list of errors, two languages.
 
-use axum::Json;
-use axum::http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
+use axum::response::Response;
 use netloom_api::ErrorReason;
 use tonic::Status;
-use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::api::problem;
 use crate::error::Error;
 
 /// Why a request is refused at the rim.
@@ -37,7 +36,7 @@ impl Refusal {
         if grpc {
             return self.status().into_http();
         }
-        let mut response = problem(&self.error(), request_id);
+        let mut response = problem::response(&self.error(), request_id);
         let headers = response.headers_mut();
         match self {
             Refusal::Unauthenticated => {
@@ -54,10 +53,7 @@ impl Refusal {
 
     /// The gRPC status, also for places where only a status can be sent.
     pub(super) fn status(&self) -> Status {
-        let error = self.error();
-        let metadata = error.metadata.into_iter().collect::<std::collections::HashMap<_, _>>();
-        let details = ErrorDetails::with_error_info(error.reason.as_str(), "netloom", metadata);
-        Status::with_error_details(error.reason.grpc_code(), error.detail, details)
+        problem::status(self.error())
     }
 
     fn error(&self) -> Error {
@@ -84,12 +80,4 @@ impl Refusal {
             }
         }
     }
-}
-
-/// RFC 9457.
-fn problem(error: &Error, request_id: &str) -> Response {
-    let status =
-        StatusCode::from_u16(error.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content_type = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
-    (status, content_type, Json(error.to_problem(request_id))).into_response()
 }

@@ -124,7 +124,8 @@ fn details(error: &ClientError) -> Vec<String> {
             (_, false) => Some(format!("  {field}: {why}")),
         }
     });
-    let obstacles = error.preconditions.iter().map(|one| format!("  {}: {}", one.subject, one.description));
+    let obstacles = error.preconditions.iter().filter(|one| !said(&one.description));
+    let obstacles = obstacles.map(|one| format!("  {}: {}", one.subject, one.description));
     let values = error.metadata.iter().filter(|(_, value)| !said(value));
     violations.chain(obstacles).chain(values.map(|(key, value)| format!("  {key}: {value}"))).collect()
 }

@@ -56,20 +56,7 @@ impl Format {
     pub fn list<N: Shown>(self, page: &ListPage<Object<N>>) -> Result<()> {
         self.show(
             page,
-            |page| {
-                if page.items.is_empty() {
-                    return String::new();
-                }
-                let head = [&["NAME"], N::COLUMNS, &["READY", "AGE"]].concat();
-                let rows = page.items.iter().map(|object| {
-                    let mut row = vec![object.meta.name.to_string()];
-                    row.extend(N::cells(object));
-                    row.push(ready_word(object.status.ready()));
-                    row.push(age(object.meta.create_time));
-                    row
-                });
-                table(&head, rows)
-            },
+            |page| rows(&page.items),
             |page| page.items.iter().map(|object| object.meta.name.to_string()).collect(),
         )
     }
@@ -102,6 +89,17 @@ impl Format {
             |object| vec![object.meta.name.to_string()],
         )
     }
+}
+
+/// Objects as a table; nothing when there are none.
+fn rows<N: Shown>(objects: &[Object<N>]) -> String {
+    let head = [&["NAME"], N::COLUMNS, &["READY", "AGE"]].concat();
+    let row = |object: &Object<N>| {
+        let ready = ready_word(object.status.ready());
+        let ends = [ready, age(object.meta.create_time)];
+        [vec![object.meta.name.to_string()], N::cells(object), ends.to_vec()].concat()
+    };
+    if objects.is_empty() { String::new() } else { table(&head, objects.iter().map(row)) }
 }
 
 /// A table without borders, as wide as the terminal at most; not cut at all when nobody looks.
@@ -231,6 +229,67 @@ mod tests {
     fn a_table_has_no_borders_and_no_trailing_blanks() {
         let text = table(&["NAME", "ADDRESSES"], [vec!["red0".into(), "192.168.15.1/24,fd00::1/64".into()]]);
         assert_eq!(text, "NAME  ADDRESSES\nred0  192.168.15.1/24,fd00::1/64");
+    }
+
+    #[test]
+    fn an_attachment_is_told_in_a_row_in_full_and_in_a_sentence() {
+        let object: Object<netloom_client::Attachment> = object(serde_json::json!({
+            "kind": "Attachment", "name": "red0", "labels": {"role": "web"}, "annotations": {},
+            "uid": "01900000-0000-7000-8000-000000000001", "generation": 1, "revision": 7,
+            "etag": "01900000-0000-7000-8000-000000000001.7",
+            "create_time": "2026-01-01T00:00:00Z", "update_time": "2026-01-01T00:00:00Z",
+            "spec": {"namespace": "red", "network": "v-net-0"},
+            "status": {
+                "observed_generation": 1, "conditions": [condition("True", "Programmed", "")],
+                "addresses": ["192.168.15.1/24"], "interface": "eth0", "ifindex": 2, "default_route": true
+            }
+        }));
+        let text = rows(std::slice::from_ref(&object));
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["NAME", "NAMESPACE", "NETWORK", "ADDRESSES", "INTERFACE", "READY", "AGE"]);
+        assert_eq!(lines[1][..6], ["red0", "red", "v-net-0", "192.168.15.1/24", "eth0", "yes"]);
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        let ready = readiness(object.status.ready());
+        assert_eq!(sentence(&object, &ready), "attachment red0: 192.168.15.1/24 on eth0, ready");
+        let full = facts(&object);
+        for part in
+            ["labels:         role=web", "interface:      eth0 (index 2)", "default route:  yes, metric 100"]
+        {
+            assert!(full.contains(part), "{part} is not in\n{full}");
+        }
+        assert!(!full.contains("mac:"), "{full}");
+    }
+
+    #[test]
+    fn a_forward_that_is_not_ready_says_why() {
+        let object: Object<netloom_client::PortForward> = object(serde_json::json!({
+            "kind": "PortForward", "name": "web", "labels": {}, "annotations": {},
+            "uid": "01900000-0000-7000-8000-000000000001", "generation": 1, "revision": 7,
+            "etag": "01900000-0000-7000-8000-000000000001.7",
+            "create_time": "2026-01-01T00:00:00Z", "update_time": "2026-01-01T00:00:00Z",
+            "spec": {
+                "protocol": "tcp", "listen": {"address": "fd00::1", "port": 8000, "end_port": 8010},
+                "target": {"attachment": "blue0", "port": 9000}
+            },
+            "status": {
+                "observed_generation": 1, "conditions": [condition("False", "PortTaken", "8001 is another's")]
+            }
+        }));
+        let ready = readiness(object.status.ready());
+        let wanted = "forward web: [fd00::1]:8000-8010/tcp to blue0:9000-9010, not ready: PortTaken (8001 is another's)";
+        assert_eq!(sentence(&object, &ready), wanted);
+        assert!(rows(&[object]).contains("PortTaken"));
+    }
+
+    fn object<N: Shown>(json: serde_json::Value) -> Object<N> {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn condition(status: &str, reason: &str, message: &str) -> serde_json::Value {
+        serde_json::json!({
+            "type": "Ready", "status": status, "reason": reason, "message": message,
+            "observed_generation": 1, "last_transition_time": "2026-01-01T00:00:00Z"
+        })
     }
 
     #[test]

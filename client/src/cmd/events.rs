@@ -49,11 +49,10 @@ impl Events {
         let mut query = EventQuery { after, page_size: Some(1000), kinds, name, types };
         loop {
             let page = client.events(query.clone()).await?;
-            if page.items.is_empty() {
+            page.items.iter().try_for_each(|event| show(event, format))?;
+            if query.after.replace(page.seq) == Some(page.seq) {
                 return Ok(Outcome::Done);
             }
-            page.items.iter().try_for_each(|event| show(event, format))?;
-            query.after = Some(page.seq);
         }
     }
 

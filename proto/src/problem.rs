@@ -171,3 +171,34 @@ impl Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As gRPC writes a code: `FAILED_PRECONDITION`.
+    fn code_word(code: tonic::Code) -> String {
+        let mut word = String::new();
+        for (index, letter) in format!("{code:?}").chars().enumerate() {
+            if index > 0 && letter.is_uppercase() {
+                word.push('_');
+            }
+            word.push(letter.to_ascii_uppercase());
+        }
+        word
+    }
+
+    #[test]
+    fn the_documented_reasons_are_all_reasons_and_say_the_same() {
+        let page = include_str!("../../docs/api.md");
+        let row = |reason: &ErrorReason| {
+            let (text, http, grpc) = (reason.as_str(), reason.http_status(), code_word(reason.grpc_code()));
+            format!("| `{text}` | {http} | {grpc} | ")
+        };
+        for reason in ErrorReason::ALL {
+            assert!(page.contains(&row(reason)), "docs/api.md has no row {}", row(reason));
+        }
+        let rows = page.split("| reason | HTTP |").nth(1).unwrap_or_default().lines().skip(2).count();
+        assert_eq!(rows, ErrorReason::ALL.len(), "docs/api.md has rows of reasons that do not exist");
+    }
+}

@@ -3,6 +3,7 @@
 //! Pure values. [`HostNet::apply`] models what Linux does with a step, its own side effects included, so that a plan
 //! can be judged without a kernel; every rule of the model has a test that proves it on Linux.
 
+pub mod flows;
 pub mod model;
 pub mod rules;
 mod show;

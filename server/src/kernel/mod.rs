@@ -7,6 +7,7 @@
 
 pub mod announce;
 pub mod claim;
+pub mod conntrack;
 pub mod datagram;
 pub mod echo;
 pub mod extack;

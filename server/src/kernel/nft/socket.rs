@@ -153,7 +153,19 @@ impl NetfilterSocket {
         family: u8,
         body: &[u8],
     ) -> Result<Result<Vec<Vec<u8>>, Refusal>, SocketError> {
-        let sequence = self.send_one(subsystem, message, NLM_F_ACK, family, body)?;
+        self.request_with(subsystem, message, 0, family, body)
+    }
+
+    /// The same, with flags of its own.
+    pub(in crate::kernel) fn request_with(
+        &mut self,
+        subsystem: u16,
+        message: u16,
+        flags: u16,
+        family: u8,
+        body: &[u8],
+    ) -> Result<Result<Vec<Vec<u8>>, Refusal>, SocketError> {
+        let sequence = self.send_one(subsystem, message, NLM_F_ACK | flags, family, body)?;
         let mut found = Vec::new();
         loop {
             let datagram = self.wait("a request")?;

@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Discriminator, OneOfBuilder, Ref, RefOr, Schema},
+};
 
 use crate::{
     attachment::Attachment,
@@ -90,10 +93,28 @@ macro_rules! any_noun {
         pub enum AnyDraft { $($noun(Draft<$noun>),)* }
 
         /// An object of any noun. In JSON the field `kind` tells which.
-        #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+        #[derive(Clone, Debug, PartialEq, Serialize)]
         #[serde(untagged)]
         #[allow(missing_docs)]
         pub enum AnyObject { $($noun(Object<$noun>),)* }
+
+        // Derived, each arm would be an object that nobody describes.
+        impl ToSchema for AnyObject {
+            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                $(
+                    schemas.push((Object::<$noun>::name().into(), Object::<$noun>::schema()));
+                    Object::<$noun>::schemas(schemas);
+                )*
+            }
+        }
+
+        impl PartialSchema for AnyObject {
+            fn schema() -> RefOr<Schema> {
+                let arms = OneOfBuilder::new()$(.item(Ref::from_schema_name(Object::<$noun>::name())))*;
+                let about = "An object of any noun. The field `kind` tells which.";
+                arms.discriminator(Some(Discriminator::new("kind"))).description(Some(about)).into()
+            }
+        }
 
         impl AnyDraft {
             /// Which noun.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, Ref, RefOr, Schema, schema::SchemaType, schema::Type},
+    openapi::{ObjectBuilder, Ref, RefOr, Schema, schema::ArrayBuilder, schema::SchemaType, schema::Type},
 };
 
 use crate::{
@@ -464,9 +464,9 @@ fn status_name<N: Noun>() -> String {
 fn status_schema<N: Noun>() -> RefOr<Schema> {
     let mut schema = N::Status::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
-        let conditions = Vec::<Condition>::schema();
+        let conditions = ArrayBuilder::new().items(Ref::from_schema_name(Condition::name()));
         object.properties.insert("observed_generation".into(), i64::schema());
-        object.properties.insert("conditions".into(), conditions);
+        object.properties.insert("conditions".into(), conditions.into());
         object.required.extend(["observed_generation".into(), "conditions".into()]);
     }
     schema

@@ -111,7 +111,9 @@ impl Documents {
     }
 
     fn add(&mut self, text: &str) -> anyhow::Result<()> {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+        // As YAML 1.2 has it: a network called `n`, `no` or `on` has a name, not a truth value.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
         for (index, document) in documents.into_iter().enumerate() {
             self.add_one(document).with_context(|| format!("document {}", index + 1))?;
         }
@@ -164,6 +166,13 @@ mod tests {
         all.add(text).unwrap();
         assert_eq!(all.drafts.len(), 1);
         assert_eq!(all.lab.unwrap().expect[0].result, Expected::Reachable);
+    }
+
+    #[test]
+    fn a_network_may_be_called_no() {
+        let mut all = Documents::default();
+        all.add("kind: Network\nname: no\n").unwrap();
+        assert_eq!(all.drafts[0].name().as_str(), "no");
     }
 
     #[test]

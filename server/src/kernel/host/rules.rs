@@ -1,9 +1,12 @@
 //! The firewall's one writer: a thread that owns the socket. Commits that queue up go in one transaction.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::{
+    collections::BTreeSet,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 use crate::{
-    hostnet::rules::{Element, Rules},
+    hostnet::rules::{Element, Part, Rules, SetId},
     kernel::nft::{Nft, NftError},
 };
 
@@ -62,6 +65,12 @@ impl RulesWriter {
     }
 }
 
+impl Commit {
+    fn places(&self) -> BTreeSet<(SetId, Vec<Part>)> {
+        self.remove.iter().chain(&self.add).map(Element::place).collect()
+    }
+}
+
 fn write(mut nft: Nft, queue: &Receiver<Work>) {
     let mut next = None;
     while let Some(work) = next.take().or_else(|| queue.recv().ok()) {
@@ -71,10 +80,15 @@ fn write(mut nft: Nft, queue: &Receiver<Work>) {
             Work::Dump(answer) => drop(answer.send(nft.dump())),
             Work::Remove(answer) => drop(answer.send(nft.remove_tables())),
             Work::Commit(first) => {
+                let mut places = first.places();
                 let mut commits = vec![first];
                 while commits.len() < TOGETHER {
                     match queue.try_recv() {
-                        Ok(Work::Commit(commit)) => commits.push(commit),
+                        // Of two commits about one element the later one has the last word.
+                        Ok(Work::Commit(commit)) if places.is_disjoint(&commit.places()) => {
+                            places.extend(commit.places());
+                            commits.push(commit);
+                        }
                         Ok(other) => {
                             next = Some(other);
                             break;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
 use netlink_packet_core::NetlinkMessage;
@@ -318,11 +318,17 @@ fn in_stack(socket: &mut RouteSocket, steps: &[Step], failed_before: &BTreeSet<U
         pending: Vec::new(),
         outcomes: vec![Outcome::Skipped; steps.len()],
         failed: failed_before.clone(),
+        to_close: Vec::new(),
     };
     for (at, step) in steps.iter().enumerate() {
         run.step(at, step);
     }
     run.flush();
+    let to_close = run.to_close;
+    if !to_close.is_empty() {
+        // Each close waits for a grace period. When no thread can be had the closure, and so the wait, is here.
+        drop(std::thread::Builder::new().name("closer".into()).spawn(move || drop(to_close)));
+    }
     run.outcomes
 }
 
@@ -332,6 +338,8 @@ struct Run<'a> {
     pending: Vec<(usize, Option<Uid>, NetlinkMessage<RouteNetlinkMessage>)>,
     outcomes: Vec<Outcome>,
     failed: BTreeSet<Uid>,
+    /// Sockets whose closing takes long.
+    to_close: Vec<OwnedFd>,
 }
 
 impl Run<'_> {
@@ -386,9 +394,10 @@ impl Run<'_> {
             }
             Action::Announce(address) => {
                 self.flush();
-                if let Err(error) = announce::announce(address.link.as_str(), address.net.addr()) {
+                match announce::announce(address.link.as_str(), address.net.addr()) {
+                    Ok(socket) => self.to_close.push(socket),
                     // Neighbours learn of it by themselves, a little later.
-                    tracing::debug!(%error, %address, "not announced");
+                    Err(error) => tracing::debug!(%error, %address, "not announced"),
                 }
                 self.outcomes[at] = Outcome::Done(Facts::default());
                 return;

@@ -9,6 +9,7 @@ use netloom_api::{ErrorReason, Etag, Labels, RequestId};
 use super::{auth, listen};
 use crate::controller::{Caller, PAGE_MAX, WAIT_DEFAULT, WAIT_MAX};
 use crate::error::{Error, Result};
+use crate::events::Start;
 
 /// Who calls, as the rim has found out.
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller> {
@@ -52,6 +53,16 @@ pub(super) fn page_size(size: i64) -> Result<usize> {
 /// A position in the event log.
 pub(super) fn position(seq: i64, field: &str) -> Result<i64> {
     if seq < 0 { Err(invalid(field, format!("{seq} is below 0"))) } else { Ok(seq) }
+}
+
+/// Where a follower of the log begins.
+pub(super) fn start(after: Option<i64>, initial: bool) -> Result<Start> {
+    match (after, initial) {
+        (None, false) => Ok(Start::Now),
+        (Some(after), false) => Ok(Start::After(position(after, "after")?)),
+        (None, true) => Ok(Start::Listing),
+        (Some(_), true) => Err(invalid("initial", "begins with what exists, so it cannot go with after")),
+    }
 }
 
 /// How long a write may wait.

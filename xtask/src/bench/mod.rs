@@ -58,6 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn measure(options: &Options) -> anyhow::Result<()> {
+    print_surroundings()?;
     let mut bench = Bench { floor: Floor::new()?, rest: None };
     if !options.floor {
         bench.rest = Some(Rest::start()?);
@@ -201,6 +202,21 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// What the numbers depend on beside the code.
+fn print_surroundings() -> anyhow::Result<()> {
+    let system = nix::sys::utsname::uname()?;
+    let cores = std::thread::available_parallelism()?;
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let disk = nix::sys::statfs::statfs(&std::env::temp_dir())?.filesystem_type();
+    println!("Linux {}, {cores} cores, {profile} profile\n", system.release().to_string_lossy());
+    if disk == nix::sys::statfs::TMPFS_MAGIC {
+        println!(
+            "The database is on a tmpfs, where durability costs nothing: set TMPDIR to a directory on a disk.\n"
+        );
+    }
+    Ok(())
 }
 
 fn print_main(candidates: &[Candidate], results: &[Measured]) {

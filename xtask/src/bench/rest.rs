@@ -32,7 +32,7 @@ impl Rest {
     pub(super) fn start() -> anyhow::Result<Self> {
         let state = tempfile::tempdir()?;
         let mut command = program(std::env::current_exe()?.with_file_name("netloomd"));
-        command.arg("--state-dir").arg(state.path()).args(["--socket", SOCKET, "--log", "warn"]);
+        command.arg("--state-dir").arg(state.path()).args(["--socket", SOCKET, "--log", "error"]);
         let mut daemon = command.spawn().context("netloomd does not start")?;
         let connection = match connect(&mut daemon) {
             Ok(connection) => BufReader::new(connection),

@@ -49,12 +49,12 @@ class Grpc:
         return self._call(kind, "Delete", name=name)
 
     def refused(self, kind, draft):
-        """Creates what cannot be; the reason, from the rich status."""
+        """Creates what cannot be; the code, and the bytes of the rich status."""
         try:
             self.create(kind, draft)
         except grpc.RpcError as error:
-            details = dict(error.trailing_metadata() or ())
             # google.rpc.ErrorInfo is in there; its reason is plain text in the encoding.
+            details = dict(error.trailing_metadata() or ())
             return error.code().name, details.get("grpc-status-details-bin", b"")
         raise AssertionError(f"{kind} {draft} was not refused")
 
@@ -63,18 +63,34 @@ class Grpc:
         method = f"{verb}{noun}{'s' if plural else ''}"
         stub = getattr(services, f"{noun}ServiceStub")(self.channel)
         reply = getattr(stub, method)(getattr(types, f"{method}Request")(**fields), timeout=30)
-        return json_format.MessageToDict(reply, preserving_proto_field_name=True)
+        thing = json_format.MessageToDict(reply, preserving_proto_field_name=True)
+        return rest_like(thing) if kind == "network" and "spec" in thing else thing
 
 
 def message(kind, draft):
     noun, types, _ = NOUNS[kind]
+    if kind == "network":
+        draft = {**draft, "spec": flat(draft["spec"])}
     return json_format.ParseDict(draft, getattr(types, noun)())
 
 
+def flat(spec):
+    """The kind of a Network is a oneof of the spec itself: its name, `kind`, is not on the wire."""
+    spec = dict(spec)
+    return {**spec.pop("kind", {}), **spec}
+
+
+def rest_like(network):
+    """The other way round, to compare with what REST says."""
+    spec = dict(network["spec"])
+    kind = {name: spec.pop(name) for name in ("bridge",) if name in spec}
+    return {**network, "spec": {**({"kind": kind} if kind else {}), **spec}}
+
+
 def paths(patch, prefix=""):
-    """The field mask of a patch: every leaf."""
+    """The field mask of a patch: every leaf; maps are replaced whole."""
     for key, value in patch.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and key not in ("labels", "annotations"):
             yield from paths(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -9,6 +9,8 @@ mod allocation;
 mod attachment;
 mod bulk;
 mod convert;
+#[cfg(test)]
+mod descriptor;
 mod envelope;
 mod event;
 mod ids;

@@ -22,3 +22,6 @@ pub fn router(controller: Arc<Controller>, _config: &Config, ready: Arc<AtomicBo
     let door = door::Door::new(controller, ready);
     listen::by_content_type(rest::router(door.clone()), grpc::router(door))
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,8 @@ fn details(error: &ClientError) -> Vec<String> {
     });
     let obstacles = error.preconditions.iter().filter(|one| !said(&one.description));
     let obstacles = obstacles.map(|one| format!("  {}: {}", one.subject, one.description));
-    let values = error.metadata.iter().filter(|(_, value)| !said(value));
+    // A list is said with blanks in the sentence.
+    let values = error.metadata.iter().filter(|(_, value)| !said(value) && !said(&value.replace(',', ", ")));
     violations.chain(obstacles).chain(values.map(|(key, value)| format!("  {key}: {value}"))).collect()
 }
 

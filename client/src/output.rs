@@ -4,11 +4,14 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
-use netloom_client::{Condition, ConditionStatus, ListPage, Object, Plan, Timestamp};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use netloom_client::{Action, Condition, ConditionStatus, ListPage, Object, Plan, PlannedChange, Timestamp};
 use serde::Serialize;
 
 use crate::present::Shown;
+
+/// Blanks between columns.
+const GAP: u16 = 2;
 
 /// What `-o` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -71,7 +74,7 @@ impl Format {
         self.show(
             object,
             |object| match &object.plan {
-                Some(plan) => format!("{}\n{}", sentence(object, "would be so"), steps(plan)),
+                Some(plan) => format!("{}\n{}", sentence(object, &fate(plan, object)), steps(plan)),
                 None => sentence(object, &readiness(object.status.ready())),
             },
             |object| vec![object.meta.name.to_string()],
@@ -91,6 +94,15 @@ impl Format {
     }
 }
 
+/// What a plan would do with the object that was written.
+fn fate<N: Shown>(plan: &Plan, object: &Object<N>) -> String {
+    let own = |change: &&PlannedChange| change.kind == N::KIND && change.name == object.meta.name;
+    match plan.changes.iter().find(own).map(|change| change.action) {
+        None | Some(Action::Unchanged) => "is so already".into(),
+        Some(action) => format!("would be {}", action.as_str()),
+    }
+}
+
 /// Objects as a table; nothing when there are none.
 fn rows<N: Shown>(objects: &[Object<N>]) -> String {
     let head = [&["NAME"], N::COLUMNS, &["READY", "AGE"]].concat();
@@ -102,17 +114,28 @@ fn rows<N: Shown>(objects: &[Object<N>]) -> String {
     if objects.is_empty() { String::new() } else { table(&head, objects.iter().map(row)) }
 }
 
-/// A table without borders, as wide as the terminal at most; not cut at all when nobody looks.
+/// A table without borders, as wide as the terminal if that can be without cutting a word; not folded at all when
+/// nobody looks.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    fold(head, rows.into_iter().collect(), None)
+}
+
+fn fold(head: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_delimiter(',')
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(head.iter().copied())
-        .add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = width {
+        table.set_width(width);
+    }
+    table.set_header(head.iter().copied()).add_rows(rows.iter());
+    for (index, column) in table.column_iter_mut().enumerate() {
+        let cells = || rows.iter().filter_map(|row| row.get(index));
+        // Sentences fold between words, lists of addresses between addresses.
+        let between = if cells().any(|cell| cell.contains(' ')) { ' ' } else { ',' };
+        let words = cells().flat_map(|cell| cell.split(between)).chain(head.get(index).copied());
+        let longest = words.map(|word| word.chars().count()).max();
+        let least = u16::try_from(longest.unwrap_or_default()).unwrap_or(u16::MAX).saturating_add(GAP);
+        column.set_padding((0, GAP)).set_delimiter(between);
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
     }
     trimmed(&table)
 }
@@ -125,7 +148,7 @@ fn pairs(rows: Vec<(&'static str, String)>) -> String {
         table.add_row([format!("{name}:"), value]);
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP));
     }
     trimmed(&table)
 }
@@ -229,6 +252,18 @@ mod tests {
     fn a_table_has_no_borders_and_no_trailing_blanks() {
         let text = table(&["NAME", "ADDRESSES"], [vec!["red0".into(), "192.168.15.1/24,fd00::1/64".into()]]);
         assert_eq!(text, "NAME  ADDRESSES\nred0  192.168.15.1/24,fd00::1/64");
+    }
+
+    #[test]
+    fn a_narrow_table_folds_between_words_and_never_in_one() {
+        let row =
+            || vec!["red0".to_owned(), "192.168.15.1/24,fd00:15::1/64".into(), "no such thing here".into()];
+        for width in [40, 30, 10] {
+            let text = fold(&["NAME", "ADDRESSES", "MESSAGE"], vec![row()], Some(width));
+            for word in ["ADDRESSES", "MESSAGE", "192.168.15.1/24", "fd00:15::1/64", "such", "thing"] {
+                assert!(text.contains(word), "{word} is cut at {width} columns:\n{text}");
+            }
+        }
     }
 
     #[test]

@@ -57,15 +57,15 @@ impl Shown for Network {
             list(status.subnets.iter().map(|subnet| subnet.cidr), ","),
             egress(object.spec.egress()).into(),
             text(status.device.as_ref()),
-            format!("{used}/{size}"),
+            used_of(used, size, "/"),
         ]
     }
 
     fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
         let (spec, status) = (&object.spec, &object.status.noun);
         let subnet = |subnet: &SubnetStatus| {
-            let SubnetStatus { cidr, gateway, size, used, free } = subnet;
-            format!("{cidr} gateway {gateway}; {used} of {size} used, {free} free")
+            let SubnetStatus { cidr, gateway, size, used, free: _ } = subnet;
+            format!("{cidr} gateway {gateway}, {} used", used_of(*used, *size, " of "))
         };
         vec![
             ("device", text(status.device.as_ref())),
@@ -185,6 +185,11 @@ fn numbered(name: Option<impl Display>, ifindex: Option<u32>) -> String {
         (Some(name), Some(ifindex)) => format!("{name} (index {ifindex})"),
         (name, _) => text(name),
     }
+}
+
+/// How much of a subnet is used. The size of an IPv6 subnet tells nobody anything.
+fn used_of(used: i64, size: i64, of: &str) -> String {
+    if size < 1 << 32 { format!("{used}{of}{size}") } else { used.to_string() }
 }
 
 fn egress(egress: Egress) -> &'static str {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use netloom_client::{Action, ApplyRequest, ApplyResponse, ConditionStatus, Owner, PlannedChange};
+use netloom_client::{
+    Action, ApplyRequest, ApplyResponse, ClientError, ConditionStatus, Owner, PlannedChange,
+};
 
 use super::{Outcome, Session};
 use crate::{
@@ -51,8 +53,11 @@ impl Apply {
         if objects.is_empty() {
             return Err(Fault::Usage("there are no objects to apply".into()).into());
         }
+        let titles: Vec<String> =
+            objects.iter().map(|one| format!("{} {}", one.kind(), one.name())).collect();
         let request = ApplyRequest { objects, owner: self.owner };
-        let response = session.client().await?.apply(request, session.write.clone()).await?;
+        let applied = session.client().await?.apply(request, session.write.clone()).await;
+        let response = applied.map_err(|error| blamed(error, &titles))?;
         session.format.show(&response, people, names)?;
         let ready = |one: &netloom_client::AnyObject| {
             one.ready().is_some_and(|ready| ready.status == ConditionStatus::True)
@@ -84,6 +89,16 @@ impl Export {
     }
 }
 
+/// The daemon tells by its index which object is to blame; people know it by its name.
+fn blamed(mut error: ClientError, titles: &[String]) -> ClientError {
+    let index = error.metadata.get("index").and_then(|index| index.parse::<usize>().ok());
+    if let Some(title) = index.and_then(|index| titles.get(index)) {
+        error.metadata.remove("index");
+        error.detail = format!("{title}: {}", error.detail);
+    }
+    error
+}
+
 fn people(response: &ApplyResponse) -> String {
     let line = |change: &PlannedChange| {
         let PlannedChange { action, kind, name } = change;
@@ -112,4 +127,20 @@ fn names(response: &ApplyResponse) -> Vec<String> {
 
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_client::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_apply_names_the_object_that_is_to_blame() {
+        let mut error = ClientError::new(ErrorKind::Refused, "it cannot change");
+        error.metadata.insert("index".into(), "1".into());
+        let error = blamed(error, &["Namespace red".into(), "Attachment red0".into()]);
+        assert_eq!(error.to_string(), "Attachment red0: it cannot change");
+        assert!(error.metadata.is_empty());
+    }
 }

@@ -213,3 +213,67 @@ fn a_missing_object_may_be_deleted_over_grpc_with_an_empty_reply() {
         assert_eq!(namespaces.delete_namespace(delete).await.unwrap().into_inner(), pb::Namespace::default());
     });
 }
+
+#[test]
+fn reflection_names_every_service_in_both_of_its_versions() {
+    in_house(async |house| {
+        macro_rules! services {
+            ($version:ident) => {{
+                use tonic_reflection::pb::$version::{
+                    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+                };
+                let message_request = Some(MessageRequest::ListServices(String::new()));
+                let request = ServerReflectionRequest { host: String::new(), message_request };
+                let mut client = ServerReflectionClient::new(house.router.clone());
+                let replies = client.server_reflection_info(futures_util::stream::iter([request])).await;
+                let reply = replies.unwrap().into_inner().message().await.unwrap().unwrap();
+                let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+                    panic!("no list of services")
+                };
+                list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+            }};
+        }
+        let (v1, v1alpha) = (services!(v1), services!(v1alpha));
+        for name in ["netloom.v1.ControlService", "netloom.v1.PortForwardService", "grpc.health.v1.Health"] {
+            assert!(
+                v1.iter().any(|other| other == name) && v1alpha.iter().any(|other| other == name),
+                "{name}"
+            );
+        }
+    });
+}
+
+#[test]
+fn an_unknown_service_is_unimplemented_and_says_why() {
+    in_house(async |house| {
+        let headers = ["content-type: application/grpc"];
+        let reply = house.call(Method::POST, "/netloom.v9.NoService/Call", &headers, "").await;
+        assert_eq!((reply.status, reply.header("grpc-status")), (StatusCode::OK, "12"));
+        let status = Status::from_header_map(&reply.headers).unwrap();
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "NO_SUCH_METHOD");
+    });
+}
+
+#[test]
+fn a_reader_that_is_too_slow_is_cut_at_both_doors_and_told_to_begin_again() {
+    in_house(async |house| {
+        let mut control = ControlServiceClient::new(house.router.clone());
+        let mut events = control.watch_events(pb::WatchEventsRequest::default()).await.unwrap().into_inner();
+        let request = Request::get("/v1/events").header("accept", "text/event-stream");
+        let stream = house.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        // More than a follower may lag behind, in one write.
+        let objects: Vec<_> = (0..1100)
+            .map(|index| serde_json::json!({"kind": "Namespace", "name": format!("n{index}")}))
+            .collect();
+        let applied =
+            house.post("/v1/apply?wait=0", &serde_json::json!({"objects": objects}).to_string()).await;
+        assert_eq!(applied.status, StatusCode::OK);
+        let text = stream.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with("event: resync") && text.contains("SLOW_READER"), "{text}");
+        let status = events.message().await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(facts(&status).0, "SLOW_READER");
+    });
+}

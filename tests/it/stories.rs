@@ -267,3 +267,44 @@ fn an_etag_guards_and_a_key_makes_a_retry_safe() {
         assert_eq!(missing.ok()["name"], "green");
     });
 }
+
+#[test]
+fn a_connection_through_a_port_that_is_withdrawn_ends_and_others_go_on() {
+    use std::io::{Read as _, Write as _};
+    on_host(async || {
+        let lan = lan();
+        let peer = lan.peer("peer").unwrap();
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        for (path, body) in lesson() {
+            rest.post(path, &body).await.ok();
+        }
+        let spec =
+            json!({"protocol": "tcp", "listen": {"port": 81}, "target": {"attachment": "blue0", "port": 80}});
+        rest.post("/v1/port-forwards", &json!({"name": "other", "spec": spec})).await.ok();
+        // A server that accepts and keeps quiet: what comes back later is the network's own answer.
+        let blue = Namespaces::default().open("blue").unwrap();
+        let listener = netloom_server::kernel::thread::run(&blue, "listen", || {
+            std::net::TcpListener::bind("0.0.0.0:80").unwrap()
+        });
+        let _listener = listener.unwrap();
+        let open = |port: u16| {
+            let to = SocketAddr::new("192.168.1.2".parse().unwrap(), port);
+            let stream = probe::tcp_open(peer, to, PATIENCE).unwrap().unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            stream
+        };
+        let (mut web, mut other) = (open(80), open(81));
+        rest.delete("/v1/port-forwards/web").await.ok();
+        let mut buffer = [0; 8];
+        // The flow is forgotten a moment after the rules have changed; the next segment then meets no translation.
+        let ended = (0..50).any(|_| {
+            let gone = web.write_all(b"x").is_err();
+            gone || matches!(web.read(&mut buffer), Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+        });
+        assert!(ended, "the connection through the withdrawn port lives on");
+        other.write_all(b"x").unwrap();
+        let quiet = other.read(&mut buffer).unwrap_err().kind();
+        assert!(matches!(quiet, std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{quiet:?}");
+    });
+}

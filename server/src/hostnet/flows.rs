@@ -5,12 +5,13 @@
 //! other flow. Policies and isolation need none of this: they are asked about every packet.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::rules::Transport;
+use super::rules::{Data, Element, Part, SetId, Transport};
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +278,99 @@ impl Filter {
             && self.protocol.is_none_or(|protocol| protocol.number() == flow.protocol)
             && direction(self.original, flow.original)
             && direction(self.reply, flow.reply)
+    }
+}
+
+/// The flows that a change of the firewall's elements makes wrong.
+pub fn stale_after(remove: &[Element], add: &[Element]) -> BTreeSet<Stale> {
+    let withdrawn = remove.iter().filter_map(published).map(Stale::Withdrawn);
+    // A flow to a port of any address may be a stranger's through the host; only those to one address are surely ours.
+    let announced = add.iter().filter_map(published).filter_map(|published| {
+        let host = BTreeSet::from([published.listen?]);
+        Some(Stale::Announced { published, host })
+    });
+    let kept: BTreeSet<IpAddr> = add.iter().filter_map(guarded).collect();
+    let gone =
+        remove.iter().filter_map(guarded).filter(|address| !kept.contains(address)).map(Stale::Address);
+    let left = remove.iter().chain(add).filter_map(translated).map(Stale::Egress);
+    withdrawn.chain(announced).chain(gone).chain(left).collect()
+}
+
+/// What an element of the forwards publishes.
+fn published(element: &Element) -> Option<Published> {
+    let (target, to_port) = match element.data() {
+        Data::Ipv4(address) => ((*address).into(), None),
+        Data::Ipv6(address) => ((*address).into(), None),
+        Data::Ipv4Service(address, port) => ((*address).into(), Some(*port)),
+        Data::Ipv6Service(address, port) => ((*address).into(), Some(*port)),
+        Data::None | Data::Verdict(_) | Data::Ether(_) => return None,
+    };
+    let (listen, transport, first) = match element.key() {
+        [Part::Ipv4(on), Part::InetProto(transport), Part::InetService(port)] => {
+            (Some((*on).into()), *transport, *port)
+        }
+        [Part::Ipv6(on), Part::InetProto(transport), Part::InetService(port)] => {
+            (Some((*on).into()), *transport, *port)
+        }
+        [Part::InetProto(transport), Part::InetService(port)] => (None, *transport, *port),
+        _ => return None,
+    };
+    let last = match element.last() {
+        Some([.., Part::InetService(last)]) => *last,
+        Some(_) | None => first,
+    };
+    let ports = Ports { first, last };
+    Some(Published { listen, transport, ports, target, target_port: to_port.unwrap_or(first) })
+}
+
+/// The address that an element lets a port use; link-local ones are every port's own.
+fn guarded(element: &Element) -> Option<IpAddr> {
+    match (element.set(), element.key()) {
+        (SetId::Guard4, [.., Part::Ipv4(address)]) => Some((*address).into()),
+        (SetId::Guard6, [.., Part::Ipv6(address)]) if !address.is_unicast_link_local() => {
+            Some((*address).into())
+        }
+        _ => None,
+    }
+}
+
+/// The subnet that an element translates on its way out. A new one has flows only if it was routed before.
+fn translated(element: &Element) -> Option<IpNet> {
+    if !matches!(element.set(), SetId::Masq4 | SetId::Masq6 | SetId::Snat4 | SetId::Snat6) {
+        return None;
+    }
+    match (element.key(), element.last()?) {
+        ([Part::Ipv4(first)], [Part::Ipv4(last)]) => {
+            let length = (u32::from(*first) ^ u32::from(*last)).leading_zeros();
+            IpNet::new((*first).into(), u8::try_from(length).ok()?).ok()
+        }
+        ([Part::Ipv6(first)], [Part::Ipv6(last)]) => {
+            let length = (u128::from(*first) ^ u128::from(*last)).leading_zeros();
+            IpNet::new((*first).into(), u8::try_from(length).ok()?).ok()
+        }
+        _ => None,
+    }
+}
+
+/// As a person would do it by hand.
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Withdrawn(published)
+            | Self::Announced { published, host: _ }
+            | Self::Narrowed { published, sources: _, host: _ } => {
+                let Published { listen, transport, ports, target: _, target_port: _ } = published;
+                write!(f, "conntrack -D -p {transport} --orig-port-dst {}", ports.first)?;
+                if ports.last != ports.first {
+                    write!(f, ":{}", ports.last)?;
+                }
+                listen.map_or(Ok(()), |listen| write!(f, " --orig-dst {listen}"))
+            }
+            Self::Address(address) => {
+                write!(f, "conntrack -D -s {address}; conntrack -D --reply-src {address}")
+            }
+            Self::Egress(net) => write!(f, "conntrack -D -s {net}"),
+        }
     }
 }
 

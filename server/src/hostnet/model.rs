@@ -54,7 +54,7 @@ impl HostNet {
             Action::AddRule(element) => {
                 self.rules.elements.insert(element.clone());
             }
-            Action::Announce(_) => {}
+            Action::Announce(_) | Action::Forget(_) => {}
         }
     }
 

@@ -99,6 +99,10 @@ impl fmt::Display for Step {
             Action::InstallRules => f.write_str("nft -f netloom.nft"),
             Action::RemoveRule(element) => write!(f, "nft delete element {element}"),
             Action::AddRule(element) => write!(f, "nft add element {element}"),
+            Action::Forget(stale) => {
+                let lines: Vec<String> = stale.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("; "))
+            }
             Action::Announce(address) => write!(f, "arping -U {} ({})", address.net.addr(), address.link),
         }
     }

@@ -1,8 +1,10 @@
 //! The steps that change a host.
 
+use std::collections::BTreeSet;
+
 use netloom_api::{IfName, Name, Uid};
 
-use super::{Address, Link, Route, Stack, Sysctl, rules::Element};
+use super::{Address, Link, Route, Stack, Sysctl, flows::Stale, rules::Element};
 
 /// One change to the kernel, for one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub enum Action {
     AddRule(Element),
     /// Tells the neighbours of a link that it has this address now (gratuitous ARP, unsolicited NA).
     Announce(Address),
+    /// Forgets flows whose translation was decided by rules that have changed.
+    Forget(BTreeSet<Stale>),
 }
 
 /// How a link is changed; `None` leaves a property as it is.

@@ -8,7 +8,9 @@
 
 use netloom_api::{IfName, Name, Uid};
 
-use crate::hostnet::{Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, rules};
+use crate::hostnet::{
+    Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, flows::stale_after, rules,
+};
 
 /// Steps in order, and what keeps the rest from being done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Planner<'_> {
             self.plan.steps.push(Step::of_host(Action::InstallRules));
         }
         let (remove, add) = rules::diff(&have.rules, &want.rules);
+        let stale = stale_after(&remove, &add);
         // Both in one go: an element whose data changes is never absent for a packet, since the kernel's side commits
         // neighbouring rule steps together.
         self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));
@@ -89,6 +92,10 @@ impl Planner<'_> {
                     self.step(link.mark, Action::DeleteLink { device: key.1.clone() });
                 }
             }
+        }
+        // After the rules and the links: a packet in between would bring a forgotten flow back.
+        if !stale.is_empty() {
+            self.plan.steps.push(Step::of_host(Action::Forget(stale)));
         }
         for (name, mark) in &have.namespaces {
             if mark.is_ours() && !want.namespaces.contains_key(name) {

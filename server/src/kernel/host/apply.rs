@@ -47,6 +47,7 @@ pub(super) fn apply(inner: &Inner, steps: &[Step]) -> Vec<Outcome> {
 enum Sort {
     Install,
     Rules,
+    Forget,
     CreateNamespace,
     DeleteNamespace,
     DeleteLink,
@@ -60,6 +61,7 @@ impl Sort {
         match &step.action {
             Action::InstallRules => Sort::Install,
             Action::RemoveRule(_) | Action::AddRule(_) => Sort::Rules,
+            Action::Forget(_) => Sort::Forget,
             Action::CreateNamespace { .. } => Sort::CreateNamespace,
             Action::DeleteNamespace { .. } => Sort::DeleteNamespace,
             Action::DeleteLink { .. } => Sort::DeleteLink,
@@ -86,6 +88,14 @@ impl Work<'_> {
         match sort {
             Sort::Install => steps.iter().for_each(|_| self.outcomes.push(nft(self.inner.rules.ensure()))),
             Sort::Rules => self.rules(steps),
+            Sort::Forget => {
+                for step in steps {
+                    if let Action::Forget(stale) = &step.action {
+                        self.inner.flows.forget(stale);
+                    }
+                    self.outcomes.push(Outcome::Done(Facts::default()));
+                }
+            }
             Sort::CreateNamespace => self.create_namespaces(steps),
             Sort::DeleteNamespace => steps.iter().for_each(|step| self.delete_namespace(step)),
             Sort::DeleteLink => self.delete_links(steps),
@@ -407,6 +417,7 @@ impl Run<'_> {
             | Action::CreateCable { .. }
             | Action::DeleteLink { .. }
             | Action::InstallRules
+            | Action::Forget(_)
             | Action::RemoveRule(_)
             | Action::AddRule(_) => return,
         };

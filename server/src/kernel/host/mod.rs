@@ -2,6 +2,7 @@
 
 mod apply;
 mod facts;
+mod flows;
 mod message;
 mod observe;
 mod reap;
@@ -21,6 +22,7 @@ use crate::{
     want::HostFacts,
     world::World,
 };
+use flows::FlowForgetter;
 use rules::RulesWriter;
 
 /// The kernel; cheap to clone. Its calls block; make them on threads that may.
@@ -34,6 +36,7 @@ struct Inner {
     /// Sockets in the host's namespace that nobody uses now.
     sockets: Mutex<Vec<RouteSocket>>,
     rules: RulesWriter,
+    flows: FlowForgetter,
 }
 
 /// The kernel cannot be used.
@@ -46,7 +49,7 @@ pub enum KernelOpenError {
     #[error("route netlink cannot be used")]
     Socket(#[from] super::socket::SocketError),
     /// No thread.
-    #[error("the firewall's thread cannot be started")]
+    #[error("a thread of the firewall cannot be started")]
     Thread(#[source] std::io::Error),
 }
 
@@ -65,6 +68,7 @@ impl Kernel {
             namespaces: Namespaces::default(),
             sockets: Mutex::new(vec![RouteSocket::open()?]),
             rules: RulesWriter::start()?,
+            flows: FlowForgetter::start()?,
         })))
     }
 

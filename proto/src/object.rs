@@ -420,7 +420,7 @@ impl<N: Noun> PartialSchema for Object<N> {
         object
             .required("create_time")
             .required("update_time")
-            .description(Some(format!("A {} as it is.", N::KIND)))
+            .description(Some(format!("The {} as it is.", N::KIND)))
             .into()
     }
 }
@@ -438,7 +438,7 @@ impl<N: Noun> ToSchema for Draft<N> {
 
 impl<N: Noun> PartialSchema for Draft<N> {
     fn schema() -> RefOr<Schema> {
-        draft_schema::<N>().description(Some(format!("A {} as a caller sends it.", N::KIND))).into()
+        draft_schema::<N>().description(Some(format!("The {} as a caller sends it.", N::KIND))).into()
     }
 }
 

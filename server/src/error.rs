@@ -55,7 +55,7 @@ impl Error {
 
     /// A field that cannot change was changed.
     pub fn immutable(field: &str, kind: Kind) -> Self {
-        let detail = format!("{field} of a {kind} cannot change; delete the object and create it again");
+        let detail = format!("{field} of {kind} objects cannot change; delete it and create it again");
         Self::new(ErrorReason::ImmutableField, detail).at(field)
     }
 

@@ -263,6 +263,10 @@ fn an_etag_guards_and_a_key_makes_a_retry_safe() {
         assert_eq!(changed["generation"], 1, "labels are no part of the spec");
         let twice = rest.post("/v1/namespaces", &json!({"name": "red"})).await;
         assert_eq!((twice.status, &twice.body["reason"]), (409, &json!("ALREADY_EXISTS")));
+        let owned = rest.patch("/v1/namespaces/red", &json!({"owner": "ci-7"})).await.ok();
+        assert_eq!(owned["owner"], "ci-7");
+        let free = rest.patch("/v1/namespaces/red", &json!({"owner": null})).await.ok();
+        assert_eq!(free["owner"], Value::Null);
         let missing = rest.patch("/v1/namespaces/green?allow_missing=true", &json!({})).await;
         assert_eq!(missing.ok()["name"], "green");
     });

@@ -128,7 +128,11 @@ pub(super) fn edit(before: &World, changes: Vec<Change>, context: &Context) -> R
                 drafts.push((index, draft));
                 edit.fates.push(Fate { action: Action::Created, kind, name, uid: None });
             }
-            Change::Put(draft) => {
+            Change::Put(mut draft) => {
+                // Who applies without a word about the owner takes nothing away from it.
+                if draft.owner_mut().is_none() {
+                    *draft.owner_mut() = before.get_any(kind, &name).and_then(|old| old.meta().owner.clone());
+                }
                 drafts.push((index, draft));
                 edit.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
             }
@@ -160,10 +164,8 @@ impl Change {
 fn exists(old: &AnyStored) -> Error {
     let (kind, name) = (old.kind(), &old.meta().name);
     let (reason, detail) = match old.meta().delete_time {
-        None => (ErrorReason::AlreadyExists, format!("a {kind} called {name} exists")),
-        Some(_) => {
-            (ErrorReason::BeingDeleted, format!("the {kind} called {name} is being deleted; try again"))
-        }
+        None => (ErrorReason::AlreadyExists, format!("{kind} {name} exists already")),
+        Some(_) => (ErrorReason::BeingDeleted, format!("{kind} {name} is being deleted; try again")),
     };
     Error::new(reason, detail).with("kind", kind).with("name", name).with("uid", old.meta().uid)
 }
@@ -306,7 +308,6 @@ impl Edit {
             self.keep::<N>(Stored { meta, spec, alloc });
             return Ok(());
         };
-        let owner = owner.or_else(|| old.meta.owner.clone());
         let same_spec = old.spec == spec && old.alloc == alloc;
         if same_spec
             && old.meta.labels == labels

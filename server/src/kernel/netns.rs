@@ -208,6 +208,17 @@ impl Namespaces {
         Err(system("unlink", name, last))
     }
 
+    /// Removes a plain file that has this name. A namespace is never removed: the kernel does not unlink what is
+    /// mounted over.
+    pub fn remove_leftover(&self, name: &str) -> Result<(), NetnsError> {
+        check_name(name)?;
+        match self.unlink(name) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EBUSY) => Err(NetnsError::Exists(name.to_owned())),
+            Err(errno) => Err(system("unlink", name, errno)),
+        }
+    }
+
     /// All names, sorted. A directory that does not exist has none.
     pub fn list(&self) -> Result<Vec<Entry>, NetnsError> {
         let unreadable = |error: std::io::Error| self.failed("read", &error);

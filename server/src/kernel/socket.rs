@@ -43,6 +43,7 @@ pub struct RouteSocket {
     sequence: u32,
     timeout: Duration,
     buffer: Vec<u8>,
+    sound: bool,
 }
 
 /// What one request got: the messages sent in reply (an echo, or what a GET asked for), or the refusal.
@@ -156,7 +157,12 @@ impl RouteSocket {
         let micros = i64::try_from(timeout.as_micros().max(1)).unwrap_or(i64::MAX);
         let patience = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
         setsockopt(&socket, sockopt::ReceiveTimeout, &patience).map_err(system("SO_RCVTIMEO"))?;
-        Ok(Self { socket, sequence: 0, timeout, buffer: Vec::with_capacity(READ_BUFFER) })
+        Ok(Self { socket, sequence: 0, timeout, buffer: Vec::with_capacity(READ_BUFFER), sound: true })
+    }
+
+    /// Whether it may be used again: no call on it ended with a [`SocketError`].
+    pub fn is_sound(&self) -> bool {
+        self.sound
     }
 
     /// Sends all messages, and returns for each, in order, whether the kernel did it. One refused message does
@@ -251,8 +257,11 @@ impl RouteSocket {
         &mut self,
         mut messages: Vec<NetlinkMessage<RouteNetlinkMessage>>,
     ) -> Result<Vec<Answer>, SocketError> {
+        self.sound = false;
         let first = self.send(&mut messages, NLM_F_ACK)?;
-        self.collect(first, &messages)
+        let answers = self.collect(first, &messages)?;
+        self.sound = true;
+        Ok(answers)
     }
 
     /// Numbers the messages and sends them in one call; returns the number of the first.
@@ -323,6 +332,7 @@ impl RouteSocket {
         &mut self,
         message: &RouteNetlinkMessage,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, DumpError> {
+        self.sound = false;
         let mut request = with_flags(message.clone(), NLM_F_REQUEST | NLM_F_DUMP);
         let mut reader = DumpReader::new(self.send(std::slice::from_mut(&mut request), 0)?);
         let verdict = loop {
@@ -333,6 +343,7 @@ impl RouteSocket {
                 break verdict;
             }
         };
+        self.sound = true;
         match reader.end(verdict) {
             DumpEnd::Complete(found) => Ok(Some(found)),
             DumpEnd::Interrupted => Ok(None),

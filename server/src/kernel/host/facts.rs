@@ -7,7 +7,8 @@ use netloom_api::IfName;
 
 use super::{
     Inner,
-    observe::{Dump, address_of, kind, mark, read},
+    dump::{Dump, address_of, kind, mark},
+    observe::read,
 };
 use crate::{
     hostnet::{

@@ -64,10 +64,10 @@ pub(super) fn cable(
     builder.build()
 }
 
-/// A change of a link; `master` is the index that the change's bridge has.
-pub(super) fn change(name: &str, change: &LinkChange, master: Option<u32>) -> LinkMessage {
+/// A change of the link with this index; `master` is the index that the change's bridge has.
+pub(super) fn change(index: u32, change: &LinkChange, master: Option<u32>) -> LinkMessage {
     let LinkChange { up, mtu, master: to, hairpin, alias } = change;
-    let mut builder = LinkMessageBuilder::<LinkUnspec>::new().name(name);
+    let mut builder = LinkMessageBuilder::<LinkUnspec>::new().index(index);
     if let Some(mtu) = mtu {
         builder = builder.mtu(*mtu);
     }

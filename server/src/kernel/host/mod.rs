@@ -1,10 +1,15 @@
 //! The host as the kernel has it: apply steps, observe, and answer questions about its state.
 
 mod apply;
+mod dump;
 mod facts;
 mod flows;
+mod inside;
+mod link;
 mod message;
+mod namespace;
 mod observe;
+mod outcome;
 mod reap;
 mod rules;
 mod state;
@@ -35,6 +40,7 @@ struct Inner {
     namespaces: Namespaces,
     /// Sockets in the host's namespace that nobody uses now.
     sockets: Mutex<Vec<RouteSocket>>,
+    reapers: Arc<reap::Seats>,
     rules: RulesWriter,
     flows: FlowForgetter,
 }
@@ -67,6 +73,7 @@ impl Kernel {
             release: release.unwrap_or_default(),
             namespaces: Namespaces::default(),
             sockets: Mutex::new(vec![RouteSocket::open()?]),
+            reapers: Arc::default(),
             rules: RulesWriter::start()?,
             flows: FlowForgetter::start()?,
         })))
@@ -135,7 +142,7 @@ impl Host for Kernel {
 }
 
 impl Inner {
-    /// Works with a socket of the host's namespace. After an error its state is unknown, so it is dropped.
+    /// Works with a socket of the host's namespace. One that failed is dropped.
     fn with_socket<T, E>(&self, work: impl FnOnce(&mut RouteSocket) -> Result<T, E>) -> Result<T, E>
     where
         E: From<super::socket::SocketError>,
@@ -145,8 +152,10 @@ impl Inner {
             Some(socket) => socket,
             None => RouteSocket::open()?,
         };
-        let result = work(&mut socket)?;
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
-        Ok(result)
+        let result = work(&mut socket);
+        if socket.is_sound() {
+            self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        }
+        result
     }
 }

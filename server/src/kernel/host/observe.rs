@@ -1,216 +1,235 @@
 //! What the kernel has of what bears our marks, and what stands in our way. An error means unknown, never absent.
+//!
+//! Of a stranger's namespace only the loopback is asked whose it is: nothing in it can keep us from seeing our own.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::AsFd, path::Path};
 
-use ipnet::IpNet;
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage, AddressProtocol},
-    link::{InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::RouteMessage;
 use netloom_api::{IfName, Mac, Name};
 
-use super::{Inner, message::ALIAS_PREFIX};
+use super::{
+    Inner,
+    dump::{Dump, Routes, address_of, ifname, kind, mark, peer_index, peer_nsid, route_of, routes},
+    namespace::mark_here,
+};
 use crate::{
-    hostnet::{Address, HostNet, LINK_GROUP, Link, LinkKind, Mark, PROTOCOL, Route, Stack, Sysctl},
+    hostnet::{Address, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl},
     kernel::{
-        netns::{EntryKind, NetnsError},
-        socket::{DumpError, RouteSocket},
+        netns::{self, EntryKind, NetnsError},
+        socket::{DumpError, RequestError, RouteSocket},
         sysctl::{self, Key, SysctlError},
         thread,
     },
 };
 
-pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
-    let mut net = HostNet::default();
-    let host = inner.with_socket(Dump::take).map_err(|error| error.to_string())?;
-    let mut inside = Vec::new();
-    for entry in inner.namespaces.list().map_err(|error| error.to_string())? {
-        // A name that no object can have is nobody's that we know.
-        let Ok(name) = entry.name.parse::<Name>() else { continue };
-        if entry.kind != EntryKind::Namespace {
-            continue;
-        }
-        let dump = look_inside(inner, name.as_str())?;
-        let mark = dump.loopback_mark();
-        net.namespaces.insert(name.clone(), mark);
-        if mark.is_ours() {
-            inside.push((name, dump));
-        }
-    }
-    let outer_names = host.names();
-    let mut inner_ends: BTreeMap<u32, (Stack, IfName)> = BTreeMap::new();
-    for (name, dump) in &inside {
-        let stack = Stack::Namespace(name.clone());
-        for link in dump.links.iter().filter(|link| kind(link) == "veth") {
-            if let (Some(outer), Some(name)) = (peer_index(link), ifname(link)) {
-                inner_ends.insert(outer, (stack.clone(), name));
-            }
-        }
-    }
-    host.fill(&Stack::Host, &mut net, |link| inner_ends.get(&link.header.index).cloned(), true);
-    for (name, dump) in &inside {
-        let outer = |link: &LinkMessage| {
-            let name = outer_names.get(&peer_index(link)?)?;
-            Some((Stack::Host, name.clone()))
-        };
-        dump.fill(&Stack::Namespace(name.clone()), &mut net, outer, false);
-        net.sysctls.extend(
-            dump.sysctls
-                .iter()
-                .map(|(sysctl, value)| ((Stack::Namespace(name.clone()), sysctl.clone()), value.clone())),
-        );
-    }
-    host_sysctls(&mut net)?;
-    net.rules = inner.rules.dump().map_err(|error| error.to_string())?;
-    Ok(net)
-}
+/// The other end of a cable, by the index of this one.
+type Peers = BTreeMap<u32, (Stack, IfName)>;
 
-/// Whose a pinned namespace is: its loopback tells. `None` when nothing is pinned there.
-pub(super) fn namespace_mark(inner: &Inner, name: &str) -> Result<Option<Mark>, String> {
-    match inner.namespaces.open(name) {
-        Err(NetnsError::Missing(_) | NetnsError::Unpinned(_)) => Ok(None),
-        Err(NetnsError::NotANamespace(_) | NetnsError::Symlink(_)) => Ok(Some(Mark::Foreign)),
-        Err(error) => Err(error.to_string()),
-        Ok(fd) => {
-            let lo = thread::run(&fd, "netns-mark", || {
-                RouteSocket::open().map(|mut socket| socket.link_by_name("lo"))
-            });
-            let lo = lo.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-            let lo = lo.map_err(|error| error.to_string())?;
-            Ok(Some(lo.as_ref().map_or(Mark::Foreign, mark)))
-        }
-    }
-}
-
-fn look_inside(inner: &Inner, name: &str) -> Result<Dump, String> {
-    let fd = inner.namespaces.open(name).map_err(|error| error.to_string())?;
-    let looked = thread::run(&fd, "look-inside", || -> Result<Dump, String> {
-        let mut socket = RouteSocket::open().map_err(|error| error.to_string())?;
-        let mut dump = Dump::take(&mut socket).map_err(|error| error.to_string())?;
-        if dump.loopback_mark().is_ours() {
-            for link in dump.links.iter().filter(|link| mark(link).is_ours()).filter_map(ifname) {
-                for sysctl in
-                    [Sysctl::DisableIpv6, Sysctl::AcceptRa, Sysctl::AcceptDad].map(|make| make(link.clone()))
-                {
-                    if let Some(value) = read(&sysctl)? {
-                        dump.sysctls.push((sysctl, value));
-                    }
-                }
-            }
-        }
-        Ok(dump)
-    });
-    looked
-        .map_err(|error| format!("namespace {name}: {error}"))?
-        .map_err(|error| format!("namespace {name}: {error}"))
-}
-
-/// The tables of one stack.
-#[derive(Default)]
-pub(super) struct Dump {
-    pub(super) links: Vec<LinkMessage>,
-    pub(super) addresses: Vec<AddressMessage>,
-    pub(super) routes: Vec<RouteMessage>,
+/// One stack.
+struct Seen {
+    stack: Stack,
+    dump: Dump,
+    routes: Vec<RouteMessage>,
     sysctls: Vec<(Sysctl, String)>,
 }
 
-impl Dump {
-    /// Of the stack that the socket is in.
-    pub(super) fn take(socket: &mut RouteSocket) -> Result<Self, DumpError> {
-        let mut all = Self::default();
-        for one in socket.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-            if let RouteNetlinkMessage::NewLink(link) = one {
-                all.links.push(link);
-            }
+pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
+    let mut net = HostNet::default();
+    let host = inner.with_socket(|socket| Seen::take(socket, Stack::Host)).map_err(text)?;
+    // By the id of the namespace and the index there: where our cables end.
+    let cables: BTreeMap<(i32, u32), &LinkMessage> = host
+        .dump
+        .links
+        .iter()
+        .filter(|link| kind(link) == "veth")
+        .filter_map(|link| Some(((peer_nsid(link)?, peer_index(link)?), link)))
+        .collect();
+    let mut outer_ends = Peers::new();
+    for entry in inner.namespaces.list().map_err(text)? {
+        // A name that no object can have is nobody's that we know.
+        let Ok(name) = entry.name.parse::<Name>() else { continue };
+        if entry.kind == EntryKind::Unpinned {
+            continue;
         }
-        for one in socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-            if let RouteNetlinkMessage::NewAddress(address) = one {
-                all.addresses.push(address);
-            }
-        }
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            for one in socket.dump(RouteNetlinkMessage::GetRoute(message))? {
-                if let RouteNetlinkMessage::NewRoute(route) = one {
-                    all.routes.push(route);
+        let (mark, inside) = match look_inside(inner, &name)? {
+            Look::Gone => continue,
+            Look::Stranger => (Mark::Foreign, None),
+            Look::Ours(mark, seen, nsid) => (mark, Some((seen, nsid))),
+        };
+        net.namespaces.insert(name, mark);
+        if let Some((seen, nsid)) = inside {
+            let mut inner_ends = Peers::new();
+            for link in &seen.dump.links {
+                let outer = nsid.and_then(|id| cables.get(&(id, link.header.index)));
+                if let (Some(outer), Some(name)) = (outer, ifname(link)) {
+                    outer_ends.insert(outer.header.index, (seen.stack.clone(), name));
+                    inner_ends.extend(ifname(outer).map(|outer| (link.header.index, (Stack::Host, outer))));
                 }
             }
+            seen.fill(&mut net, &inner_ends);
         }
-        Ok(all)
+    }
+    host.fill(&mut net, &outer_ends);
+    own_by_pair(&mut net);
+    host_sysctls(&mut net)?;
+    net.rules = inner.rules.dump().map_err(text)?;
+    Ok(net)
+}
+
+/// Whether a stack has exactly this address, whoever added it.
+pub(super) fn has_address(socket: &mut RouteSocket, address: &Address) -> Result<bool, String> {
+    let dump = Dump::take(socket).map_err(text)?;
+    let names = dump.names();
+    Ok(dump.addresses.iter().any(|message| {
+        names.get(&message.header.index) == Some(&address.link)
+            && address_of(message).is_some_and(|(net, _)| net == address.net)
+    }))
+}
+
+/// Whether a stack has exactly this route of ours.
+pub(super) fn has_route(socket: &mut RouteSocket, route: &Route) -> Result<bool, String> {
+    let names = Dump::take(socket).map_err(text)?.names();
+    let ours = routes(socket, Routes::Ours).map_err(text)?;
+    Ok(ours.iter().any(|message| route_of(message, &route.stack, &names).as_ref() == Some(route)))
+}
+
+/// A switch of the calling thread's stack; `None` where the kernel has none of this name.
+pub(super) fn read(sysctl: &Sysctl) -> Result<Option<String>, String> {
+    match Key::named(&sysctl.path()).and_then(|key| sysctl::read(&key)) {
+        Ok(value) => Ok(Some(value)),
+        // IPv6 is off where it is not: in a kernel without it, and on a link whose MTU is too small for it.
+        Err(SysctlError::Missing(_)) if matches!(sysctl, Sysctl::DisableIpv6(_)) => Ok(Some("1".into())),
+        Err(SysctlError::Missing(_)) => Ok(None),
+        Err(error) => Err(text(error)),
+    }
+}
+
+/// Whether a switch that does not exist stands as wished all the same.
+pub(super) fn is_so_without_ipv6(sysctl: &Sysctl, value: &str) -> bool {
+    match sysctl {
+        Sysctl::DisableIpv6(_) => value == "1",
+        Sysctl::AcceptRa(_) | Sysctl::AcceptDad(_) | Sysctl::ForceForwarding6(_) | Sysctl::Forwarding6All => {
+            !Path::new("/proc/sys/net/ipv6").exists()
+        }
+        Sysctl::Forwarding4(_) | Sysctl::RouteLocalnet(_) => false,
+    }
+}
+
+/// What is behind a name.
+enum Look {
+    /// Nothing any more.
+    Gone,
+    /// Not a namespace of ours.
+    Stranger,
+    /// Ours, and the id that the host has for it.
+    Ours(Mark, Seen, Option<i32>),
+}
+
+fn look_inside(inner: &Inner, name: &Name) -> Result<Look, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("namespace {name}: {error}");
+    let fd = match inner.namespaces.open(name.as_str()) {
+        Ok(fd) => fd,
+        Err(NetnsError::Missing(_) | NetnsError::Unpinned(_)) => return Ok(Look::Gone),
+        Err(NetnsError::NotANamespace(_) | NetnsError::Symlink(_)) => return Ok(Look::Stranger),
+        Err(error) => return Err(failed(&error)),
+    };
+    let look = || -> Result<Option<(Mark, Seen)>, String> {
+        let mut socket = RouteSocket::open().map_err(text)?;
+        let mark = mark_here(&mut socket).map_err(text)?;
+        if !mark.is_ours() {
+            return Ok(None);
+        }
+        let mut seen = Seen::take(&mut socket, Stack::Namespace(name.clone())).map_err(text)?;
+        seen.read_sysctls()?;
+        Ok(Some((mark, seen)))
+    };
+    let looked = thread::run(&fd, "look-inside", look).map_err(|error| failed(&error))?;
+    let Some((mark, seen)) = looked.map_err(|error| failed(&error))? else { return Ok(Look::Stranger) };
+    let nsid: Result<_, RequestError> = inner.with_socket(|socket| netns::nsid(socket, fd.as_fd()));
+    Ok(Look::Ours(mark, seen, nsid.map_err(|error| failed(&error))?))
+}
+
+impl Seen {
+    fn take(socket: &mut RouteSocket, stack: Stack) -> Result<Self, DumpError> {
+        let dump = Dump::take(socket)?;
+        Ok(Self { stack, dump, routes: routes(socket, Routes::Ours)?, sysctls: Vec::new() })
     }
 
-    pub(super) fn names(&self) -> BTreeMap<u32, IfName> {
-        self.links.iter().filter_map(|link| Some((link.header.index, ifname(link)?))).collect()
+    /// On a thread in this stack.
+    fn read_sysctls(&mut self) -> Result<(), String> {
+        let makers = [Sysctl::DisableIpv6, Sysctl::AcceptRa, Sysctl::AcceptDad];
+        let cables = self.dump.links.iter().filter(|link| kind(link) == "veth").filter_map(ifname);
+        for sysctl in cables.flat_map(|link| makers.map(|make| make(link.clone()))) {
+            self.sysctls.extend(read(&sysctl)?.map(|value| (sysctl, value)));
+        }
+        Ok(())
     }
 
-    fn loopback_mark(&self) -> Mark {
-        let is_lo = |link: &&LinkMessage| link.header.flags.contains(LinkFlags::Loopback);
-        self.links.iter().find(is_lo).map_or(Mark::Foreign, mark)
-    }
-
-    /// Puts the links that bear our mark or a name, their addresses, and our routes into `net`.
-    fn fill(
-        &self,
-        stack: &Stack,
-        net: &mut HostNet,
-        peer: impl Fn(&LinkMessage) -> Option<(Stack, IfName)>,
-        strangers_addresses_count: bool,
-    ) {
-        let names = self.names();
-        for message in &self.links {
+    /// Puts all links, the addresses of ours, our routes and the switches into `net`.
+    fn fill(self, net: &mut HostNet, peers: &Peers) {
+        let Self { stack, dump, routes, sysctls } = self;
+        let names = dump.names();
+        for message in &dump.links {
             // Loopback has a name that no object can want.
             let Some(name) = ifname(message) else { continue };
-            net.links.insert((stack.clone(), name), link(message, &names, &peer));
+            let link = link(message, &names, peers.get(&message.header.index).cloned());
+            net.links.insert((stack.clone(), name), link);
         }
-        for message in &self.addresses {
+        for message in &dump.addresses {
             let Some(name) = names.get(&message.header.index) else { continue };
+            let Some((address, is_ours)) = address_of(message) else { continue };
             let key = (stack.clone(), name.clone());
             let owner = net.links.get(&key).map_or(Mark::Foreign, |link| link.mark);
-            let Some((address, is_ours)) = address_of(message) else { continue };
-            if !is_ours
-                && (address.addr().is_ipv6() && is_link_local(address.addr()) || !strangers_addresses_count)
-            {
-                continue;
-            }
-            let mark = if is_ours { owner } else { Mark::Foreign };
-            if owner.is_ours() {
-                let address = Address { stack: stack.clone(), link: name.clone(), net: address };
-                net.addresses.insert(address, mark);
+            let on_cable = peers.contains_key(&message.header.index);
+            if (owner.is_ours() || on_cable) && (is_ours || !comes_by_itself(address.addr())) {
+                let mark = if is_ours { owner } else { Mark::Foreign };
+                net.addresses.insert(Address { stack: key.0, link: key.1, net: address }, mark);
             }
         }
-        for message in &self.routes {
-            if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
-                continue;
-            }
-            if let Some(route) = route_of(message, stack, &names) {
-                let key = (stack.clone(), route.link.clone());
-                let mark = net.links.get(&key).map_or(Mark::Group, |link| link.mark);
-                net.routes.insert(route, mark);
-            }
+        for route in routes.iter().filter_map(|message| route_of(message, &stack, &names)) {
+            let link = net.links.get(&(stack.clone(), route.link.clone()));
+            let mark = link.map(|link| link.mark).filter(|mark| mark.is_ours()).unwrap_or(Mark::Group);
+            net.routes.insert(route, mark);
+        }
+        net.sysctls.extend(sysctls.into_iter().map(|(sysctl, value)| ((stack.clone(), sysctl), value)));
+    }
+}
+
+/// What is inside is ours by its pair: a workload may write what it likes on its own end, which our own hand puts right.
+fn own_by_pair(net: &mut HostNet) {
+    let ours: Vec<(Stack, IfName)> = net
+        .links
+        .iter()
+        .filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours())
+        .filter_map(|(_, link)| match &link.kind {
+            LinkKind::Veth { peer } => peer.clone(),
+            LinkKind::Bridge | LinkKind::Other(_) => None,
+        })
+        .collect();
+    for key in ours {
+        if let Some(link) = net.links.get_mut(&key).filter(|link| !link.mark.is_ours()) {
+            link.mark = Mark::Group;
         }
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+/// Addresses that the kernel gives to links.
+fn comes_by_itself(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    }
 }
 
-fn link(
-    message: &LinkMessage,
-    names: &BTreeMap<u32, IfName>,
-    peer: &impl Fn(&LinkMessage) -> Option<(Stack, IfName)>,
-) -> Link {
+fn link(message: &LinkMessage, names: &BTreeMap<u32, IfName>, peer: Option<(Stack, IfName)>) -> Link {
     let mut link = Link {
         mark: mark(message),
         kind: match kind(message).as_str() {
             "bridge" => LinkKind::Bridge,
-            "veth" => LinkKind::Veth { peer: peer(message) },
+            "veth" => LinkKind::Veth { peer },
             other => LinkKind::Other(other.to_owned()),
         },
         mac: None,
@@ -240,128 +259,21 @@ fn is_hairpin(info: &LinkInfo) -> bool {
     }
 }
 
-pub(super) fn ifname(message: &LinkMessage) -> Option<IfName> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => name.parse().ok(),
-        _ => None,
-    })
-}
-
-/// The kernel's word for what a link is; empty when it has none.
-pub(super) fn kind(message: &LinkMessage) -> String {
-    if message.header.flags.contains(LinkFlags::Loopback) {
-        return "loopback".into();
-    }
-    let infos = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    let kind = infos.into_iter().flatten().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    });
-    match kind {
-        Some(InfoKind::Bridge) => "bridge".into(),
-        Some(InfoKind::Veth) => "veth".into(),
-        Some(other) => other.to_string(),
-        None => String::new(),
-    }
-}
-
-fn peer_index(message: &LinkMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Link(index) => Some(*index),
-        _ => None,
-    })
-}
-
-/// Whose a link is: the alias names the object, the group alone tells that it is ours.
-pub(super) fn mark(message: &LinkMessage) -> Mark {
-    let mut mark = Mark::Foreign;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfAlias(alias) => {
-                if let Some(uid) = alias.strip_prefix(ALIAS_PREFIX).and_then(|uid| uid.parse().ok()) {
-                    return Mark::Object(uid);
-                }
-            }
-            LinkAttribute::Group(LINK_GROUP) => mark = Mark::Group,
-            _ => {}
-        }
-    }
-    mark
-}
-
-/// The address with its prefix, and whether it bears our protocol.
-pub(super) fn address_of(message: &AddressMessage) -> Option<(IpNet, bool)> {
-    let mut found: Option<IpAddr> = None;
-    let mut is_ours = false;
-    for attribute in &message.attributes {
-        match attribute {
-            // Of a point-to-point link the local address is ours, the other one the peer's.
-            AddressAttribute::Local(address) => found = Some(*address),
-            AddressAttribute::Address(address) => found = found.or(Some(*address)),
-            AddressAttribute::Protocol(protocol) => is_ours = *protocol == AddressProtocol::Other(PROTOCOL),
-            _ => {}
-        }
-    }
-    Some((IpNet::new(found?, message.header.prefix_len).ok()?, is_ours))
-}
-
-pub(super) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
-    }
-}
-
-/// The prefix that a route is for.
-pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
-    let any: IpAddr = match message.header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => ip_of(address),
-        _ => None,
-    });
-    IpNet::new(address.unwrap_or(any), message.header.destination_prefix_length).ok()
-}
-
-fn route_of(message: &RouteMessage, stack: &Stack, names: &BTreeMap<u32, IfName>) -> Option<Route> {
-    let (mut via, mut link, mut metric) = (None, None, 0);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Gateway(address) => via = ip_of(address),
-            RouteAttribute::Oif(index) => link = names.get(index).cloned(),
-            RouteAttribute::Priority(priority) => metric = *priority,
-            _ => {}
-        }
-    }
-    Some(Route { stack: stack.clone(), destination: destination(message)?, via: via?, link: link?, metric })
-}
-
 /// Switches of our own links in the host.
 fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
-    let ours: Vec<(IfName, bool)> = net
-        .links
-        .iter()
-        .filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours())
-        .map(|((_, name), link)| (name.clone(), link.kind == LinkKind::Bridge))
-        .collect();
-    for (name, is_bridge) in ours {
-        let of_ports: [fn(IfName) -> Sysctl; 1] = [Sysctl::DisableIpv6];
-        let of_bridges: [fn(IfName) -> Sysctl; 6] = [
-            Sysctl::DisableIpv6,
-            Sysctl::AcceptRa,
-            Sysctl::AcceptDad,
-            Sysctl::Forwarding4,
-            Sysctl::ForceForwarding6,
-            Sysctl::RouteLocalnet,
-        ];
-        let makers: &[fn(IfName) -> Sysctl] = if is_bridge { &of_bridges } else { &of_ports };
+    let of_ports: [fn(IfName) -> Sysctl; 1] = [Sysctl::DisableIpv6];
+    let of_bridges: [fn(IfName) -> Sysctl; 6] = [
+        Sysctl::DisableIpv6,
+        Sysctl::AcceptRa,
+        Sysctl::AcceptDad,
+        Sysctl::Forwarding4,
+        Sysctl::ForceForwarding6,
+        Sysctl::RouteLocalnet,
+    ];
+    let ours = net.links.iter().filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours());
+    for ((_, name), link) in ours {
+        let makers: &[fn(IfName) -> Sysctl] =
+            if link.kind == LinkKind::Bridge { &of_bridges } else { &of_ports };
         for make in makers {
             let sysctl = make(name.clone());
             if let Some(value) = read(&sysctl)? {
@@ -372,12 +284,6 @@ fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
     Ok(())
 }
 
-/// A switch of the calling thread's stack; `None` where the kernel has none of this name.
-pub(super) fn read(sysctl: &Sysctl) -> Result<Option<String>, String> {
-    let key = Key::named(&sysctl.path()).map_err(|error| error.to_string())?;
-    match sysctl::read(&key) {
-        Ok(value) => Ok(Some(value)),
-        Err(SysctlError::Missing(_)) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

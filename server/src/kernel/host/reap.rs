@@ -2,89 +2,142 @@
 //! gone, its event sent and the lock free; so reapers wait, and the answer is given when the link cannot be found.
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, sync_channel},
+    collections::BTreeSet,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+use netloom_api::{IfName, Uid};
 use nix::errno::Errno;
 
-use super::Inner;
+use super::{
+    Inner,
+    dump::mark,
+    outcome::{done, lost, of_request, passing, refused},
+};
 use crate::{
-    hostnet::{Facts, Failure, FailureSort, Outcome},
-    kernel::socket::{RouteSocket, SocketError, request},
+    hostnet::{Action, Outcome, Step},
+    kernel::socket::{RequestError, RouteSocket, request},
 };
 
-/// Reapers at once; each is asleep nearly all of the time.
-const REAPERS: usize = 16;
+/// Links that go at once, for one caller.
+const AT_ONCE: usize = 16;
+/// Reapers that live at once, nearly all of them asleep behind links that are gone already.
+const MOST_REAPERS: usize = 64;
+const STACK: usize = 256 * 1024;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
+/// How many reapers live.
+#[derive(Default)]
+pub(super) struct Seats {
+    taken: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// A reaper's, until it is done.
+struct Seat(Arc<Seats>);
+
+impl Seats {
+    fn take(self: &Arc<Self>) -> Option<Seat> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |taken: &mut usize| *taken >= MOST_REAPERS;
+        let waited = self.freed.wait_timeout_while(taken, GIVE_UP_AFTER, full);
+        let (mut taken, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return None;
+        }
+        *taken += 1;
+        Some(Seat(self.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
 /// Removes links side by side; answers for each once it cannot be found any more.
-pub(super) fn remove(inner: &Inner, names: &[String]) -> Vec<Outcome> {
-    let mut outcomes = Vec::new();
-    for some in names.chunks(REAPERS) {
-        let running: Vec<_> = some.iter().map(|name| reap(inner, name)).collect();
-        outcomes.extend(running.into_iter().map(|running| running.unwrap_or_else(|outcome| outcome)));
+pub(super) fn remove(inner: &Inner, steps: &[Step], failed: &BTreeSet<Uid>) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(steps.len());
+    for some in steps.chunks(AT_ONCE) {
+        let running: Vec<_> = some.iter().map(|step| start(inner, step, failed)).collect();
+        outcomes.extend(running.into_iter().map(|one| match one {
+            Ok(dying) => dying.end(inner),
+            Err(outcome) => outcome,
+        }));
     }
     outcomes
 }
 
-/// Starts a reaper and waits until the link is gone, not until the reaper is.
-fn reap(inner: &Inner, name: &str) -> Result<Outcome, Outcome> {
-    let found =
-        inner.with_socket(|socket| socket.link_by_name(name)).map_err(|error| passing(error.to_string()))?;
-    let Some(link) = found else { return Ok(Outcome::Done(Facts::default())) };
+/// A link that a reaper is at.
+struct Dying<'a> {
+    device: &'a IfName,
+    index: u32,
+    answered: Receiver<Result<(), RequestError>>,
+}
+
+/// Starts a reaper. An error is the answer: there is nothing to wait for.
+fn start<'a>(inner: &Inner, step: &'a Step, failed: &BTreeSet<Uid>) -> Result<Dying<'a>, Outcome> {
+    let Action::DeleteLink { device } = &step.action else { return Err(Outcome::Skipped) };
+    if step.uid.is_some_and(|uid| failed.contains(&uid)) {
+        return Err(Outcome::Skipped);
+    }
+    let found = inner.with_socket(|socket| socket.link_by_name(device.as_str()));
+    let Some(link) = found.map_err(|error| of_request(device, &error))? else { return Err(done()) };
+    let mark = mark(&link);
+    if !step.uid.map_or(mark.is_ours(), |uid| mark.is_of(uid)) {
+        // Another has its name: not ours to remove, and ours is gone.
+        return Err(done());
+    }
     let index = link.header.index;
+    let seat = inner.reapers.take().ok_or_else(|| passing(format!("{device}: all reapers are busy")))?;
     let (answer, answered) = sync_channel(1);
     let work = move || {
-        let removed = RouteSocket::open_with_timeout(GIVE_UP_AFTER).and_then(|mut socket| {
-            let mut message = LinkMessage::default();
-            message.header.index = index;
-            socket.batch(vec![request(RouteNetlinkMessage::DelLink(message))])
-        });
+        let removed = reap(index);
+        drop(seat);
         // Whoever saw the link gone before does not listen any more.
         drop(answer.send(removed));
     };
-    let thread = std::thread::Builder::new().name("reaper".into()).spawn(work);
-    thread.map_err(|error| passing(format!("no reaper: {error}")))?;
-    let started = Instant::now();
-    let mut patience = Duration::from_micros(100);
-    loop {
-        match answered.recv_timeout(patience) {
-            Ok(Ok(results)) => return Ok(outcome(name, results.into_iter().next())),
-            Ok(Err(error)) => return Ok(broken(&error)),
-            Err(RecvTimeoutError::Disconnected) => return Err(passing("the reaper died".into())),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        match inner.with_socket(|socket| socket.link_by_index(index)) {
-            Ok(None) => return Ok(Outcome::Done(Facts::default())),
-            Ok(Some(_)) | Err(_) if started.elapsed() > GIVE_UP_AFTER => {
-                return Err(passing(format!("{name} does not go away")));
+    let builder = std::thread::Builder::new().name("reaper".into()).stack_size(STACK);
+    builder.spawn(work).map_err(|error| passing(format!("no reaper: {error}")))?;
+    Ok(Dying { device, index, answered })
+}
+
+fn reap(index: u32) -> Result<(), RequestError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let message = request(RouteNetlinkMessage::DelLink(message));
+    RouteSocket::open_with_timeout(GIVE_UP_AFTER)?.request_reply(message).map(drop)
+}
+
+impl Dying<'_> {
+    /// Waits until the link is gone, not until the reaper is.
+    fn end(self, inner: &Inner) -> Outcome {
+        let Self { device, index, answered } = self;
+        let started = Instant::now();
+        let mut patience = Duration::from_micros(100);
+        loop {
+            match answered.recv_timeout(patience) {
+                Ok(Ok(())) => return done(),
+                Ok(Err(RequestError::Kernel(error))) if error.errno == Errno::ENODEV => return done(),
+                Ok(Err(RequestError::Kernel(error))) => return refused(device, &error),
+                Ok(Err(RequestError::Socket(error))) => return lost(&error),
+                Err(RecvTimeoutError::Disconnected) => return passing(format!("{device}: the reaper died")),
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            Ok(Some(_)) | Err(_) => patience = (patience * 2).min(Duration::from_millis(5)),
+            match inner.with_socket(|socket| socket.link_by_index(index)) {
+                Ok(None) => return done(),
+                Ok(Some(_)) | Err(_) if started.elapsed() > GIVE_UP_AFTER => {
+                    return passing(format!("{device} does not go away"));
+                }
+                Ok(Some(_)) | Err(_) => patience = (patience * 2).min(Duration::from_millis(5)),
+            }
         }
     }
-}
-
-fn outcome(name: &str, result: Option<Result<(), crate::kernel::extack::KernelError>>) -> Outcome {
-    match result {
-        Some(Ok(())) => Outcome::Done(Facts::default()),
-        Some(Err(error)) if matches!(error.errno, Errno::ENODEV | Errno::ENXIO) => {
-            Outcome::Done(Facts::default())
-        }
-        Some(Err(error)) => Outcome::Failed(Failure {
-            errno: Some(error.errno as i32),
-            message: format!("{name}: {error}"),
-            sort: FailureSort::Passing,
-        }),
-        None => passing(format!("{name}: no answer")),
-    }
-}
-
-fn broken(error: &SocketError) -> Outcome {
-    passing(error.to_string())
-}
-
-fn passing(message: String) -> Outcome {
-    Outcome::Failed(Failure { errno: None, message, sort: FailureSort::Passing })
 }

@@ -13,16 +13,19 @@ use netloom_api::{Attachment, InterfaceState, NamespaceState, NeighbourState, Ro
 
 use super::{
     Inner,
-    observe::{Dump, address_of, destination, ip_of, kind, mark},
+    dump::{Dump, Routes, address_of, destination, ip_of, kind, mark, routes},
 };
 use crate::{
     hostnet::{Mark, PROTOCOL, Stack},
-    kernel::{socket::RouteSocket, thread},
+    kernel::{
+        socket::{DumpError, RouteSocket},
+        thread,
+    },
     world::World,
 };
 
 pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<NamespaceState, String> {
-    let (dump, neighbours) = match stack {
+    let Taken { dump, routes, neighbours } = match stack {
         Stack::Host => inner.with_socket(take).map_err(|error| error.to_string())?,
         Stack::Namespace(name) => {
             let fd = inner.namespaces.open(name.as_str()).map_err(|error| error.to_string())?;
@@ -39,7 +42,7 @@ pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<Names
     Ok(NamespaceState {
         name: stack.to_string(),
         interfaces: dump.links.iter().map(|link| interface(link, &dump.addresses, &names, world)).collect(),
-        routes: dump.routes.iter().filter_map(|message| route(message, &names)).collect(),
+        routes: routes.iter().filter_map(|message| route(message, &names)).collect(),
         neighbours: neighbours.iter().filter_map(|message| neighbour(message, &names)).collect(),
         rules: rules
             .filter(|line| wanted.as_ref().is_none_or(|words| words.iter().any(|word| has(line, word))))
@@ -47,15 +50,22 @@ pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<Names
     })
 }
 
-fn take(socket: &mut RouteSocket) -> Result<(Dump, Vec<NeighbourMessage>), crate::kernel::socket::DumpError> {
+struct Taken {
+    dump: Dump,
+    routes: Vec<RouteMessage>,
+    neighbours: Vec<NeighbourMessage>,
+}
+
+fn take(socket: &mut RouteSocket) -> Result<Taken, DumpError> {
     let dump = Dump::take(socket)?;
+    let routes = routes(socket, Routes::All)?;
     let mut neighbours = Vec::new();
     for one in socket.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))? {
         if let RouteNetlinkMessage::NewNeighbour(neighbour) = one {
             neighbours.push(neighbour);
         }
     }
-    Ok((dump, neighbours))
+    Ok(Taken { dump, routes, neighbours })
 }
 
 /// The words that an element about this stack has; `None`: all elements are about it.

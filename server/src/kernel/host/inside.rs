@@ -1,0 +1,339 @@
+//! Steps in one stack, by its own socket: the messages go in as few batches as their order permits.
+//!
+//! Work in a namespace is done by a [`Session`]: a thread that has entered it, and has seen that it is ours, for as long
+//! as neighbouring steps are about it. Nothing is ever changed in a namespace that a stranger put in the place of ours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+};
+
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
+use netloom_api::{IfName, Name, Uid};
+use nix::errno::Errno;
+
+use super::{
+    Inner,
+    dump::mark,
+    link, message, namespace, observe,
+    outcome::{done, failed, lost, of_request, passing, refused, surprise},
+};
+use crate::{
+    hostnet::{Action, Address, Facts, FailureSort, Mark, Outcome, Route, Stack, Step, Sysctl},
+    kernel::{
+        announce,
+        extack::KernelError,
+        socket::{RouteSocket, create, request},
+        sysctl::{self, Key, SysctlError},
+        thread,
+    },
+};
+
+/// Indices of links that these very steps have made.
+pub(super) type Known = BTreeMap<(Stack, IfName), u32>;
+
+/// A thread in a namespace of ours. It ends when this is dropped.
+pub(super) struct Session {
+    name: Name,
+    namespace: OwnedFd,
+    jobs: SyncSender<Job>,
+}
+
+struct Job {
+    steps: Vec<Step>,
+    failed: BTreeSet<Uid>,
+    known: Known,
+    answer: SyncSender<Vec<Outcome>>,
+}
+
+impl Session {
+    /// Enters the namespace.
+    pub(super) fn enter(inner: &Inner, name: &Name) -> Result<Self, Outcome> {
+        let namespace = namespace::open(inner, name)?;
+        let entered = namespace.try_clone().map_err(|error| passing(format!("namespace {name}: {error}")))?;
+        let (jobs, queue) = sync_channel(1);
+        let (ready, is_ready) = sync_channel(1);
+        let (stack, answer) = (Stack::Namespace(name.clone()), ready.clone());
+        let died = move |result: Result<(), thread::ThreadError>| {
+            if let Err(error) = result {
+                // Nobody listens once it was ready; then the answer to the job is missing.
+                drop(answer.try_send(Err(passing(error.to_string()))));
+            }
+        };
+        thread::start(entered, "inside", move || work(&stack, &queue, &ready), died)
+            .map_err(|error| passing(error.to_string()))?;
+        match is_ready.recv() {
+            Ok(Ok(Mark::Object(_))) => Ok(Self { name: name.clone(), namespace, jobs }),
+            Ok(Ok(Mark::Group | Mark::Foreign)) => Err(namespace::not_ours(name)),
+            Ok(Err(outcome)) => Err(outcome),
+            Err(_) => Err(passing(format!("namespace {name}: the thread inside died"))),
+        }
+    }
+
+    pub(super) fn is_in(&self, name: &Name) -> bool {
+        self.name == *name
+    }
+
+    /// Follows the steps there.
+    pub(super) fn follow(&self, steps: &[Step], failed: &BTreeSet<Uid>, known: &Known) -> Vec<Outcome> {
+        let (answer, answered) = sync_channel(1);
+        let job = Job { steps: steps.to_vec(), failed: failed.clone(), known: known.clone(), answer };
+        let outcomes = self.jobs.send(job).ok().and_then(|()| answered.recv().ok());
+        let unknown = || surprise(format!("namespace {}: the thread inside died", self.name));
+        outcomes.unwrap_or_else(|| steps.iter().map(|_| unknown()).collect())
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+}
+
+/// Tells whose the namespace is, then does what comes, until nobody can send any more.
+fn work(stack: &Stack, queue: &Receiver<Job>, ready: &SyncSender<Result<Mark, Outcome>>) {
+    let opened = RouteSocket::open().map_err(|error| lost(&error)).and_then(|mut socket| {
+        let mark = namespace::mark_here(&mut socket).map_err(|error| of_request(stack, &error))?;
+        Ok((socket, mark))
+    });
+    let mut socket = match opened {
+        Ok((socket, mark)) => {
+            drop(ready.send(Ok(mark)));
+            socket
+        }
+        Err(outcome) => return drop(ready.send(Err(outcome))),
+    };
+    while let Ok(Job { steps, failed, known, answer }) = queue.recv() {
+        drop(answer.send(follow(&mut socket, stack, &steps, &failed, &known)));
+        if !socket.is_sound() {
+            return;
+        }
+    }
+}
+
+/// Follows steps of the stack that the calling thread and the socket are in. The kernel does the messages of one batch
+/// whatever came of those before: of a batch, later steps of a failed object are done or refused, not skipped.
+pub(super) fn follow(
+    socket: &mut RouteSocket,
+    stack: &Stack,
+    steps: &[Step],
+    failed: &BTreeSet<Uid>,
+    known: &Known,
+) -> Vec<Outcome> {
+    let mut run = Run {
+        socket,
+        stack,
+        known: known.clone(),
+        pending: Vec::new(),
+        outcomes: vec![Outcome::Skipped; steps.len()],
+        failed: failed.clone(),
+        to_close: Vec::new(),
+    };
+    for (at, step) in steps.iter().enumerate() {
+        if step.uid.is_none_or(|uid| !run.failed.contains(&uid)) {
+            run.step(at, step);
+        }
+    }
+    run.flush();
+    let to_close = run.to_close;
+    if !to_close.is_empty() {
+        // Each close waits for a grace period. When no thread can be had the closure, and so the wait, is here.
+        drop(std::thread::Builder::new().name("closer".into()).spawn(move || drop(to_close)));
+    }
+    run.outcomes
+}
+
+/// A message that waits for others to go with it.
+struct Pending<'a> {
+    at: usize,
+    step: &'a Step,
+    message: NetlinkMessage<RouteNetlinkMessage>,
+}
+
+struct Run<'a> {
+    socket: &'a mut RouteSocket,
+    stack: &'a Stack,
+    known: Known,
+    pending: Vec<Pending<'a>>,
+    outcomes: Vec<Outcome>,
+    failed: BTreeSet<Uid>,
+    /// Sockets whose closing takes long.
+    to_close: Vec<OwnedFd>,
+}
+
+impl<'a> Run<'a> {
+    fn step(&mut self, at: usize, step: &'a Step) {
+        let message = match &step.action {
+            Action::SetSysctl { stack: _, sysctl, value } => {
+                // Written at once, so what comes before must have happened.
+                self.flush();
+                return self.note(at, step, write(sysctl, value));
+            }
+            Action::CreateBridge { device, link } => {
+                self.flush();
+                let made = link::create_bridge(self.socket, device, link);
+                if let Ok(Facts { ifindex: Some(index), .. }) = made {
+                    self.known.insert((self.stack.clone(), device.clone()), index);
+                }
+                return self.note(at, step, made.map_or_else(|outcome| outcome, Outcome::Done));
+            }
+            Action::Announce(address) => {
+                self.flush();
+                match announce::announce(address.link.as_str(), address.net.addr()) {
+                    Ok(socket) => self.to_close.push(socket),
+                    // Neighbours learn of it by themselves, a little later.
+                    Err(error) => tracing::debug!(%error, %address, "not announced"),
+                }
+                return self.note(at, step, done());
+            }
+            Action::SetLink { .. }
+            | Action::AddAddress(_)
+            | Action::DeleteAddress(_)
+            | Action::AddRoute(_)
+            | Action::DeleteRoute(_) => self.message(step),
+            Action::CreateNamespace { .. }
+            | Action::DeleteNamespace { .. }
+            | Action::CreateCable { .. }
+            | Action::DeleteLink { .. }
+            | Action::InstallRules
+            | Action::Forget(_)
+            | Action::RemoveRule(_)
+            | Action::AddRule(_) => Err(passing("this is no step of one stack".into())),
+        };
+        match message {
+            Ok(message) => self.pending.push(Pending { at, step, message }),
+            Err(outcome) => self.note(at, step, outcome),
+        }
+    }
+
+    fn message(&mut self, step: &Step) -> Result<NetlinkMessage<RouteNetlinkMessage>, Outcome> {
+        use RouteNetlinkMessage as M;
+        Ok(match &step.action {
+            Action::SetLink { stack: _, link, change } => {
+                let index = self.index(link, step.uid)?;
+                let master = match &change.master {
+                    Some(Some(bridge)) => Some(self.index(bridge, None)?),
+                    Some(None) | None => None,
+                };
+                let message = message::change(index, change, master);
+                // What a port is told lies in the link's info, which RTM_SETLINK passes over in silence.
+                request(if change.hairpin.is_some() { M::NewLink(message) } else { M::SetLink(message) })
+            }
+            Action::AddAddress(Address { stack: _, link, net }) => {
+                create(M::NewAddress(message::address(self.index(link, step.uid)?, *net)))
+            }
+            Action::DeleteAddress(Address { stack: _, link, net }) => {
+                request(M::DelAddress(message::address(self.index(link, step.uid)?, *net)))
+            }
+            Action::AddRoute(route) => create(M::NewRoute(self.route(route, step.uid)?)),
+            Action::DeleteRoute(route) => request(M::DelRoute(self.route(route, step.uid)?)),
+            other => return Err(passing(format!("{other:?} is no message"))),
+        })
+    }
+
+    fn route(
+        &mut self,
+        route: &Route,
+        owner: Option<Uid>,
+    ) -> Result<netlink_packet_route::route::RouteMessage, Outcome> {
+        let index = self.index(&route.link, owner)?;
+        let mixed = || failed(None, format!("{route}: families differ"), FailureSort::Final);
+        message::route(index, route).ok_or_else(mixed)
+    }
+
+    /// The index of a link of ours. What is inside of a namespace of ours is ours by its pair.
+    fn index(&mut self, name: &IfName, owner: Option<Uid>) -> Result<u32, Outcome> {
+        let key = (self.stack.clone(), name.clone());
+        if let Some(index) = self.known.get(&key) {
+            return Ok(*index);
+        }
+        let found = self.socket.link_by_name(name.as_str()).map_err(|error| of_request(name, &error))?;
+        let found = found.ok_or_else(|| surprise(format!("there is no link {name}")))?;
+        let mark = mark(&found);
+        if *self.stack == Stack::Host && !owner.map_or(mark.is_ours(), |uid| mark.is_of(uid)) {
+            return Err(surprise(format!("the device {name} was not made by netloom for this object")));
+        }
+        self.known.insert(key, found.header.index);
+        Ok(found.header.index)
+    }
+
+    fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let messages = pending.iter().map(|one| one.message.clone()).collect();
+        let results = match self.socket.batch(messages) {
+            Ok(results) => results.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); pending.len()],
+        };
+        for (Pending { at, step, .. }, result) in pending.into_iter().zip(results) {
+            let outcome = match result {
+                Ok(Ok(())) => done(),
+                Ok(Err(error)) => self.refusal(step, &error),
+                Err(error) => lost(&error),
+            };
+            self.note(at, step, outcome);
+        }
+    }
+
+    /// What is so already is success.
+    fn refusal(&mut self, step: &Step, error: &KernelError) -> Outcome {
+        let is_so = match (&step.action, error.errno) {
+            (Action::DeleteAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV)
+            | (Action::DeleteRoute(_), Errno::ESRCH | Errno::ENODEV) => Ok(true),
+            (Action::AddAddress(address), Errno::EEXIST) => observe::has_address(self.socket, address),
+            (Action::AddRoute(route), Errno::EEXIST) => observe::has_route(self.socket, route),
+            _ => return refused(subject(step), error),
+        };
+        match (is_so, &step.action) {
+            (Ok(true), _) => done(),
+            (Ok(false), Action::AddRoute(route)) => failed(
+                Some(error.errno),
+                format!(
+                    "{}: a route to {} with metric {} exists and was not made by netloom",
+                    self.stack, route.destination, route.metric
+                ),
+                FailureSort::Conflict,
+            ),
+            (Ok(false), _) => refused(subject(step), error),
+            (Err(error), _) => surprise(error),
+        }
+    }
+
+    fn note(&mut self, at: usize, step: &Step, outcome: Outcome) {
+        if let (Outcome::Failed(_), Some(uid)) = (&outcome, step.uid) {
+            self.failed.insert(uid);
+        }
+        if let Some(slot) = self.outcomes.get_mut(at) {
+            *slot = outcome;
+        }
+    }
+}
+
+/// What a step is about, for errors: the kernel's own messages name links by their index only.
+fn subject(step: &Step) -> String {
+    match &step.action {
+        Action::SetLink { link, .. } => link.to_string(),
+        Action::AddAddress(address) | Action::DeleteAddress(address) => address.to_string(),
+        Action::AddRoute(route) | Action::DeleteRoute(route) => route.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn write(sysctl: &Sysctl, value: &str) -> Outcome {
+    let written = Key::named(&sysctl.path()).and_then(|key| sysctl::write(&key, value));
+    match written {
+        Ok(_) => done(),
+        Err(SysctlError::Missing(_)) if observe::is_so_without_ipv6(sysctl, value) => done(),
+        Err(error @ SysctlError::Missing(_)) => surprise(error.to_string()),
+        Err(error @ SysctlError::System { errno, .. }) => {
+            failed(Some(errno), error.to_string(), FailureSort::Final)
+        }
+        Err(error @ (SysctlError::BadName(_) | SysctlError::ReadOnly(_) | SysctlError::BadValue { .. })) => {
+            failed(None, error.to_string(), FailureSort::Final)
+        }
+    }
+}

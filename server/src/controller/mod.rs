@@ -16,10 +16,7 @@ use std::{
     time::Duration,
 };
 
-use netloom_api::{
-    Action, AnyObject, ConditionStatus, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, RequestId,
-    Uid,
-};
+use netloom_api::{Action, AnyObject, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, RequestId};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -222,7 +219,7 @@ impl Controller {
             removed
                 .map(|object| render::event(EventType::Deleted, object, before, &self.board, Some(caller))),
         );
-        let request = request.and_then(|request| request.record(edit, caller));
+        let request = request.and_then(|request| request.record(edit));
         Some(intent::Write {
             world: edit.world.clone(),
             puts: edit.puts.clone(),
@@ -388,7 +385,7 @@ impl Request {
     }
 
     /// The record names the first object of the set; what a replay answers is looked up by the changes.
-    fn record(&self, edit: &Edit, _caller: &Caller) -> Option<RequestRecord> {
+    fn record(&self, edit: &Edit) -> Option<RequestRecord> {
         let (fate, uid) = edit.fates.iter().find_map(|fate| Some((fate, fate.uid?)))?;
         Some(RequestRecord {
             actor: self.actor.clone(),
@@ -400,11 +397,6 @@ impl Request {
             time: intent::now(),
         })
     }
-}
-
-/// Whether an object of this identity is ready.
-pub fn is_ready(board: &Board, uid: &Uid) -> bool {
-    board.get(uid).is_some_and(|entry| entry.ready.status == ConditionStatus::True)
 }
 
 /// The store behind the verbs, for the log's readers.

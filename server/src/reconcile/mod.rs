@@ -127,7 +127,7 @@ impl<H: Host> Reconciler<H> {
             }
             tokio::select! {
                 // All arms are cancel-safe: a message or a finished round is taken whole or not at all.
-                Some(finished) = rounds.join_next(), if !rounds.is_empty() => self.finish(finished).await,
+                Some(finished) = rounds.join_next(), if !rounds.is_empty() => full_due |= self.finish(finished).await,
                 changed = changes.recv(), if !full_due => match changed {
                     Some(changed) => self.pending.push(changed),
                     None => break,
@@ -185,14 +185,15 @@ impl<H: Host> Reconciler<H> {
         scope
     }
 
-    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+    /// Takes in what a round did; true when a full pass has to look at what it left.
+    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) -> bool {
         let finished = match finished {
             Ok(finished) => finished,
             Err(error) => {
-                // A panic in a round is a defect; what it was about is unknown, so a full pass must look.
+                // A panic in a round is a defect; which one it was is unknown. Its part of the host stays taken until the
+                // full pass, which waits for the other rounds and then frees all.
                 tracing::error!(%error, "a round died");
-                self.running.clear();
-                return;
+                return true;
             }
         };
         self.running.retain(|(id, _)| *id != finished.id);
@@ -210,6 +211,7 @@ impl<H: Host> Reconciler<H> {
             }
         }
         finished.tell(&self.board, &self.intent).await;
+        false
     }
 
     /// Compares everything with what the kernel has, and puts it right. Nothing else runs meanwhile.
@@ -238,6 +240,7 @@ impl<H: Host> Reconciler<H> {
         let finished = finished.await.map_err(|error| error.to_string())?;
         self.applied = World::default();
         self.unsure.clear();
+        self.running.clear();
         self.finish(Ok(finished)).await;
         Ok(())
     }

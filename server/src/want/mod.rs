@@ -47,7 +47,7 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
         attachment::want(world, attachment, &mut net);
     }
     for forward in scope.port_forwards.iter().filter_map(|name| living(world, name)) {
-        port_forward::want(world, forward, around, &mut net);
+        port_forward::want(world, forward, &mut net);
     }
     if scope.host {
         host::want(world, around, &mut net);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netloom_api::{Attachment, Listen, Network, PortForward};
 
-use super::{Surroundings, living, network};
+use super::{living, network};
 use crate::{
     hostnet::{
         HostNet, Stack, Sysctl,
@@ -13,10 +13,9 @@ use crate::{
     world::{Stored, World},
 };
 
-pub(super) fn want(world: &World, forward: &Stored<PortForward>, around: &Surroundings, net: &mut HostNet) {
+pub(super) fn want(world: &World, forward: &Stored<PortForward>, net: &mut HostNet) {
     let Some(attachment) = living::<Attachment>(world, &forward.spec.target.attachment) else { return };
     let Some(network) = network::of(world, &attachment.spec.network) else { return };
-    let _ = around;
     for target in targets(forward, attachment) {
         elements(forward, target, net);
     }

@@ -5,9 +5,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 15] = [
+const PATCHABLE: [&str; 16] = [
     "NamespaceSpec",
     "NetworkSpec",
+    "NetworkKind",
     "BridgeKind",
     "Subnet",
     "AddressRange",
@@ -23,6 +24,9 @@ const PATCHABLE: [&str; 15] = [
     "ReservationSpec",
 ];
 
+/// The unions in them, each the only field of its message.
+const UNIONS: [&str; 2] = ["NetworkKind.kind", "Egress.mode"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=netloom");
     let mut files: Vec<PathBuf> =
@@ -36,16 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     for message in PATCHABLE {
         builder = builder.type_attribute(format!("netloom.v1.{message}"), "#[derive(serde::Serialize)]");
     }
-    builder = builder
-        .type_attribute(
-            "netloom.v1.NetworkSpec.kind",
-            "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
-        )
-        .type_attribute(
-            "netloom.v1.Egress.mode",
-            "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
-        )
-        .field_attribute("netloom.v1.Egress.mode", "#[serde(flatten)]");
+    // In JSON a union is an object with one key: the message that holds it.
+    for union in UNIONS {
+        let union = format!("netloom.v1.{union}");
+        builder = builder
+            .type_attribute(&union, "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]")
+            .field_attribute(&union, "#[serde(flatten)]");
+    }
     builder.compile_fds(descriptors)?;
     Ok(())
 }

@@ -63,28 +63,12 @@ class Grpc:
         method = f"{verb}{noun}{'s' if plural else ''}"
         stub = getattr(services, f"{noun}ServiceStub")(self.channel)
         reply = getattr(stub, method)(getattr(types, f"{method}Request")(**fields), timeout=30)
-        thing = json_format.MessageToDict(reply, preserving_proto_field_name=True)
-        return rest_like(thing) if kind == "network" and "spec" in thing else thing
+        return json_format.MessageToDict(reply, preserving_proto_field_name=True)
 
 
 def message(kind, draft):
     noun, types, _ = NOUNS[kind]
-    if kind == "network":
-        draft = {**draft, "spec": flat(draft["spec"])}
     return json_format.ParseDict(draft, getattr(types, noun)())
-
-
-def flat(spec):
-    """The kind of a Network is a oneof of the spec itself: its name, `kind`, is not on the wire."""
-    spec = dict(spec)
-    return {**spec.pop("kind", {}), **spec}
-
-
-def rest_like(network):
-    """The other way round, to compare with what REST says."""
-    spec = dict(network["spec"])
-    kind = {name: spec.pop(name) for name in ("bridge",) if name in spec}
-    return {**network, "spec": {**({"kind": kind} if kind else {}), **spec}}
 
 
 def paths(patch, prefix=""):

@@ -289,15 +289,8 @@ fn check_subnet(subnet: &Subnet, at: &Path, wrong: &mut Violations) {
 impl FromPb<pb::NetworkSpec> for NetworkSpec {
     fn from_pb(message: pb::NetworkSpec, at: &Path) -> Result<Self, Violations> {
         let pb::NetworkSpec { kind, subnets, egress, mtu, isolation, spoof_guard } = message;
-        let kind = match kind {
-            Some(pb::network_spec::Kind::Bridge(pb::BridgeKind { device })) => {
-                let at = at.field("kind").field("bridge").field("device");
-                Some(NetworkKind::Bridge(BridgeKind { device: optional(device, &at)? }))
-            }
-            None => None,
-        };
         Ok(Self {
-            kind,
+            kind: kind.map(|kind| NetworkKind::from_pb(kind, &at.field("kind"))).transpose()?,
             subnets: list(subnets, &at.field("subnets"))?,
             egress: egress.map(|egress| Egress::from_pb(egress, &at.field("egress"))).transpose()?,
             mtu: mtu.map(|mtu| u16_field(mtu, &at.field("mtu"))).transpose()?,
@@ -310,19 +303,38 @@ impl FromPb<pb::NetworkSpec> for NetworkSpec {
 impl ToPb<pb::NetworkSpec> for NetworkSpec {
     fn to_pb(&self) -> pb::NetworkSpec {
         let Self { kind, subnets, egress, mtu, isolation, spoof_guard } = self;
-        let kind = kind.as_ref().map(|kind| match kind {
-            NetworkKind::Bridge(BridgeKind { device }) => pb::network_spec::Kind::Bridge(pb::BridgeKind {
-                device: device.as_ref().map(IfName::to_string),
-            }),
-        });
         pb::NetworkSpec {
-            kind,
+            kind: kind.as_ref().map(ToPb::to_pb),
             subnets: all(subnets),
             egress: egress.as_ref().map(ToPb::to_pb),
             mtu: mtu.map(u32::from),
             isolation: isolation.as_ref().map(ToPb::to_pb),
             spoof_guard: *spoof_guard,
         }
+    }
+}
+
+impl FromPb<pb::NetworkKind> for NetworkKind {
+    fn from_pb(message: pb::NetworkKind, at: &Path) -> Result<Self, Violations> {
+        let pb::NetworkKind { kind } = message;
+        match kind {
+            Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device })) => {
+                let at = at.field("bridge").field("device");
+                Ok(NetworkKind::Bridge(BridgeKind { device: optional(device, &at)? }))
+            }
+            None => Err(Violations::one(at.to_string(), "must have exactly one of bridge")),
+        }
+    }
+}
+
+impl ToPb<pb::NetworkKind> for NetworkKind {
+    fn to_pb(&self) -> pb::NetworkKind {
+        let kind = match self {
+            NetworkKind::Bridge(BridgeKind { device }) => pb::network_kind::Kind::Bridge(pb::BridgeKind {
+                device: device.as_ref().map(IfName::to_string),
+            }),
+        };
+        pb::NetworkKind { kind: Some(kind) }
     }
 }
 

@@ -81,37 +81,21 @@ fn steps(kind: Kind, path: &str) -> Result<Option<Vec<&str>>> {
     for segment in segments {
         let fields = message.as_ref().and_then(|message| FIELDS.get(message)).ok_or_else(unknown)?;
         let field = fields.get(segment).ok_or_else(unknown)?;
-        // REST shows this one union under its name, and other unions as the message that holds them.
-        if field.union.as_deref() == Some("kind") {
-            steps.push("kind");
-        }
         steps.push(segment);
-        message = field.message.clone();
+        message = field.clone();
     }
     Ok(Some(steps))
 }
 
-/// What the descriptors say of one field.
-struct Field {
-    /// Its own fields, if it is one message.
-    message: Option<String>,
-    union: Option<String>,
-}
-
-/// Every field of every message.
-static FIELDS: LazyLock<HashMap<String, HashMap<String, Field>>> = LazyLock::new(|| {
+/// Every field of every message, with the message that it is, if it is one.
+static FIELDS: LazyLock<HashMap<String, HashMap<String, Option<String>>>> = LazyLock::new(|| {
     let files = FileDescriptorSet::decode(pb::DESCRIPTORS).unwrap_or_default().file;
     let messages =
         files.into_iter().filter(|file| file.package() == "netloom.v1").flat_map(|file| file.message_type);
     let fields = |message: &prost_types::DescriptorProto| {
-        let union = |field: &prost_types::FieldDescriptorProto| {
-            let index = field.oneof_index.filter(|_| !field.proto3_optional())?;
-            Some(message.oneof_decl.get(usize::try_from(index).ok()?)?.name().to_owned())
-        };
         let field = |field: &prost_types::FieldDescriptorProto| {
             let single = field.r#type() == Type::Message && field.label() != Label::Repeated;
-            let message = single.then(|| field.type_name().to_owned());
-            (field.name().to_owned(), Field { message, union: union(field) })
+            (field.name().to_owned(), single.then(|| field.type_name().to_owned()))
         };
         message.field.iter().map(field).collect()
     };
@@ -192,11 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn the_union_of_kinds_is_where_rest_has_it() {
+    fn a_field_inside_a_union_is_where_rest_has_it() {
         let device = Some("br7".to_owned());
-        let kind = Some(pb::network_spec::Kind::Bridge(pb::BridgeKind { device }));
+        let kind = Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device }));
+        let kind = Some(pb::NetworkKind { kind });
         let spec = pb::NetworkSpec { kind, ..pb::NetworkSpec::default() };
-        let device = masked(Kind::Network, network(spec), &["spec.bridge.device"]);
+        let device = masked(Kind::Network, network(spec), &["spec.kind.bridge.device"]);
         let at = |value: Value| json!({"spec": {"kind": {"bridge": {"device": value}}}});
         assert_eq!(device, json!([at(Value::Null), at(json!("br7"))]));
     }
@@ -219,7 +204,7 @@ mod tests {
             "spec.mtu.x",
             "spec.subnets.cidr",
             "labels.l",
-            "spec.kind",
+            "spec.bridge",
             "x",
         ];
         for path in bad {

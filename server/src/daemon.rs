@@ -71,7 +71,8 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(false));
         let (booted_sender, booted) = watch::channel(None);
-        let reconciler = Reconciler::new(Arc::new(kernel), intent, board, around, FULL_PASS_INTERVAL);
+        let reconciler =
+            Reconciler::new(Arc::new(kernel), intent, board, around, FULL_PASS_INTERVAL, config.drift);
         let is_ready = ready.clone();
         let tell = move |result: Result<(), String>| {
             match &result {

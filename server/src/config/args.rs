@@ -60,6 +60,9 @@ pub struct Settings {
     /// How to log: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT", env = "NETLOOM_LOG_FORMAT", hide_env_values = true)]
     pub log_format: Option<String>,
+    /// What to do about what others changed in the kernel: repair or report [default: repair]
+    #[arg(long, global = true, value_name = "WORD", env = "NETLOOM_DRIFT", hide_env_values = true)]
+    pub drift: Option<String>,
 }
 
 /// The verbs of `netloomd`.

@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::file::{File, FileEvents, FileLimits, FilePool};
 use super::{
-    Config, ConfigError, EventRetention, Fault, Forwarding, Limits, LogFormat, Pool, READ_SOCKET, Settings,
-    SocketConfig, TlsFiles,
+    Config, ConfigError, Drift, EventRetention, Fault, Forwarding, Limits, LogFormat, Pool, READ_SOCKET,
+    Settings, SocketConfig, TlsFiles,
 };
 
 /// `sockaddr_un` has room for 108 bytes with the final zero.
@@ -46,6 +46,7 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
             .unwrap_or(base.log_format),
         pools: file.pool.map_or(base.pools, |pools| check.pools(pools)),
         forwarding: check.word("forwarding", file.forwarding, FORWARDINGS).unwrap_or(base.forwarding),
+        drift: check.word("drift", flags.drift.clone().or(file.drift), DRIFTS).unwrap_or(base.drift),
         events: check.events(file.events),
         limits: check.limits(file.limits),
     };
@@ -55,6 +56,7 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const FORWARDINGS: &[(&str, Forwarding)] =
     &[("manage", Forwarding::Manage), ("require", Forwarding::Require)];
+const DRIFTS: &[(&str, Drift)] = &[("repair", Drift::Repair), ("report", Drift::Report)];
 
 /// Collects faults; each check returns a value of the right type so that the next one can go on.
 #[derive(Default)]

@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<String>,
     pub(super) forwarding: Option<String>,
+    pub(super) drift: Option<String>,
     pub(super) pool: Option<Vec<FilePool>>,
     #[serde(default)]
     pub(super) events: FileEvents,

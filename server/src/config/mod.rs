@@ -45,6 +45,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// Whether IP forwarding is turned on when something needs it.
     pub forwarding: Forwarding,
+    /// What is done about what others changed in the kernel.
+    pub drift: Drift,
     /// How much of the event log is kept.
     pub events: EventRetention,
     /// What one client may cost.
@@ -96,6 +98,15 @@ pub enum Forwarding {
     Manage,
     /// The operator; what needs it stays `ForwardingDisabled` until then.
     Require,
+}
+
+/// What is done about drift: what the kernel has, and the objects do not want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// It is repaired.
+    Repair,
+    /// It is told in the log and in the objects' conditions, and left as it is until the next start.
+    Report,
 }
 
 /// How much of the event log is kept; whatever is beyond either bound goes.
@@ -203,6 +214,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             pools: vec![DEFAULT_POOL],
             forwarding: Forwarding::Manage,
+            drift: Drift::Repair,
             events: EventRetention::default(),
             limits: Limits::default(),
         }

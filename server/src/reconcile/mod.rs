@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    config::Drift,
     controller::Intent,
     hostnet::{HostNet, Outcome, Scope, Step},
     want::{HostFacts, Surroundings, scope_of},
@@ -79,6 +80,7 @@ pub struct Reconciler<H> {
     running: Vec<(u64, Scope)>,
     rounds: u64,
     interval: Duration,
+    drift: Drift,
 }
 
 impl<H: Host> Reconciler<H> {
@@ -89,6 +91,7 @@ impl<H: Host> Reconciler<H> {
         board: Arc<Board>,
         around: Arc<std::sync::RwLock<Surroundings>>,
         interval: Duration,
+        drift: Drift,
     ) -> Self {
         Self {
             host,
@@ -96,6 +99,7 @@ impl<H: Host> Reconciler<H> {
             board,
             around,
             interval,
+            drift,
             applied: World::default(),
             unsure: BTreeSet::new(),
             pending: Vec::new(),
@@ -111,7 +115,7 @@ impl<H: Host> Reconciler<H> {
         booted: impl FnOnce(Result<(), String>),
         stop: impl Future<Output = ()>,
     ) {
-        booted(self.full_pass().await);
+        booted(self.full_pass(Drift::Repair).await);
         let mut rounds: JoinSet<Finished> = JoinSet::new();
         let mut clock = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,7 +125,9 @@ impl<H: Host> Reconciler<H> {
             self.start_rounds(&mut rounds);
             if full_due && rounds.is_empty() {
                 full_due = false;
-                if let Err(why) = self.full_pass().await {
+                // What is left of a round that died must be made right, whatever is done about drift.
+                let drift = if self.running.is_empty() { self.drift } else { Drift::Repair };
+                if let Err(why) = self.full_pass(drift).await {
                     tracing::warn!(%why, "the host could not be observed; the next full pass tries again");
                 }
             }
@@ -164,6 +170,7 @@ impl<H: Host> Reconciler<H> {
                 before: self.applied.clone(),
                 after: world.clone(),
                 around: self.around.clone(),
+                drift: Drift::Repair,
             };
             let host = self.host.clone();
             rounds.spawn_blocking(move || round.run(&*host));
@@ -214,9 +221,13 @@ impl<H: Host> Reconciler<H> {
         false
     }
 
-    /// Compares everything with what the kernel has, and puts it right. Nothing else runs meanwhile.
-    async fn full_pass(&mut self) -> Result<(), String> {
-        let world = self.intent.committed();
+    /// Compares everything with what the kernel has, and puts it right, or tells. Nothing else runs meanwhile.
+    async fn full_pass(&mut self, drift: Drift) -> Result<(), String> {
+        let world = match drift {
+            Drift::Repair => self.intent.committed(),
+            // What no round has been about yet is no drift.
+            Drift::Report => Arc::new(self.applied.clone()),
+        };
         let host = self.host.clone();
         let around = self.around.clone();
         let observed = tokio::task::spawn_blocking(move || {
@@ -234,6 +245,7 @@ impl<H: Host> Reconciler<H> {
             before: World::default(),
             after: world,
             around: self.around.clone(),
+            drift,
         };
         let host = self.host.clone();
         let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));

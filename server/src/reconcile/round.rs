@@ -12,6 +12,7 @@ use super::{
     board::{Board, Entry},
 };
 use crate::{
+    config::Drift,
     controller::Intent,
     hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Scope},
     plan::{Plan, plan},
@@ -31,6 +32,8 @@ pub(super) struct Round {
     pub(super) before: World,
     pub(super) after: Arc<World>,
     pub(super) around: Arc<RwLock<Surroundings>>,
+    /// What is done about what the kernel has and is not wanted.
+    pub(super) drift: Drift,
 }
 
 /// A round that is done, and what came of it for each object.
@@ -81,14 +84,17 @@ impl Round {
         let mut facts = BTreeMap::new();
         for look in 0.. {
             let Plan { steps, conflicts } = plan(&have, &wanted);
-            let outcomes = host.apply(&steps);
+            let outcomes = match self.drift {
+                Drift::Repair => host.apply(&steps),
+                Drift::Report => steps.iter().map(reported).collect(),
+            };
             let mut failures: BTreeMap<Uid, Failure> = BTreeMap::new();
             let mut surprised = false;
             for (step, outcome) in steps.iter().zip(outcomes) {
                 match (outcome, step.uid) {
                     (Outcome::Done(new), Some(uid)) => merge(facts.entry(uid).or_default(), new),
                     (Outcome::Failed(failure), uid) => {
-                        tracing::warn!(%step, why = %failure.message, "a step was refused");
+                        tracing::warn!(%step, why = %failure.message, "a step was not taken");
                         surprised |= failure.sort == FailureSort::Surprise;
                         for uid in uid.map_or_else(|| self.uids(), |uid| vec![uid]) {
                             failures.entry(uid).or_insert_with(|| failure.clone());
@@ -272,6 +278,13 @@ impl Finished {
             AnyStored::Namespace(_) | AnyStored::Network(_) | AnyStored::Reservation(_) => None,
         }
     }
+}
+
+/// A step that would repair drift, where it is only told.
+fn reported(step: &crate::hostnet::Step) -> Outcome {
+    let message =
+        format!("the kernel is not as netloom made it, and drift is only reported; not done: {step}");
+    Outcome::Failed(Failure { errno: None, message, sort: FailureSort::Conflict })
 }
 
 fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {

@@ -124,6 +124,13 @@ pub struct Address {
     pub net: IpNet,
 }
 
+impl Address {
+    /// Whether both are on one link in one subnet.
+    pub fn shares_subnet(&self, other: &Address) -> bool {
+        self.stack == other.stack && self.link == other.link && self.net.trunc() == other.net.trunc()
+    }
+}
+
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
@@ -156,6 +163,8 @@ pub enum Sysctl {
     Forwarding6All,
     /// `net/ipv4/conf/<link>/route_localnet`
     RouteLocalnet(IfName),
+    /// `net/ipv4/conf/<link>/promote_secondaries`: the first address of a subnet may go without the others.
+    PromoteSecondaries(IfName),
 }
 
 impl Sysctl {
@@ -169,6 +178,7 @@ impl Sysctl {
             Sysctl::ForceForwarding6(link) => format!("net/ipv6/conf/{link}/force_forwarding"),
             Sysctl::Forwarding6All => "net/ipv6/conf/all/forwarding".into(),
             Sysctl::RouteLocalnet(link) => format!("net/ipv4/conf/{link}/route_localnet"),
+            Sysctl::PromoteSecondaries(link) => format!("net/ipv4/conf/{link}/promote_secondaries"),
         }
     }
 
@@ -180,7 +190,8 @@ impl Sysctl {
             | Sysctl::AcceptDad(link)
             | Sysctl::Forwarding4(link)
             | Sysctl::ForceForwarding6(link)
-            | Sysctl::RouteLocalnet(link) => Some(link),
+            | Sysctl::RouteLocalnet(link)
+            | Sysctl::PromoteSecondaries(link) => Some(link),
             Sysctl::Forwarding6All => None,
         }
     }

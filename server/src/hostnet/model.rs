@@ -2,12 +2,12 @@
 //!
 //! The rules, each seen on Linux 6.18: a link that goes takes its addresses, routes and switches with it; a bridge that
 //! goes frees its ports; one end of a cable that goes takes the other; a namespace that dies takes all that is in it;
-//! a link that goes down loses its IPv6 addresses and all of its routes; a route whose gateway loses its last address
-//! in the subnet goes too.
+//! a link that goes down loses its IPv6 addresses and all of its routes; the first IPv4 address of a subnet takes the
+//! others with it, unless they may be promoted; a route whose gateway loses its last address in the subnet goes too.
 
 use netloom_api::IfName;
 
-use super::{Action, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step};
+use super::{Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step, Sysctl};
 
 impl HostNet {
     /// The host after the step.
@@ -36,6 +36,7 @@ impl HostNet {
             }
             Action::DeleteAddress(address) => {
                 self.addresses.remove(address);
+                self.drop_secondaries(address);
                 self.drop_unreachable(&address.stack, &address.link);
             }
             Action::AddRoute(route) => {
@@ -85,6 +86,16 @@ impl HostNet {
                 });
             }
         }
+    }
+
+    /// Which address was first is not known here, so any may have been.
+    fn drop_secondaries(&mut self, gone: &Address) {
+        let Address { stack, link, net } = gone;
+        let promotes = (stack.clone(), Sysctl::PromoteSecondaries(link.clone()));
+        if net.addr().is_ipv6() || self.sysctls.get(&promotes).is_some_and(|value| value == "1") {
+            return;
+        }
+        self.addresses.retain(|other, _| !gone.shares_subnet(other));
     }
 
     /// A route lives only as long as an address of its link has the gateway in its subnet.

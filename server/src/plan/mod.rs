@@ -9,7 +9,8 @@
 use netloom_api::{IfName, Name, Uid};
 
 use crate::hostnet::{
-    Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, flows::stale_after, rules,
+    Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, Sysctl,
+    flows::stale_after, rules,
 };
 
 /// Steps in order, and what keeps the rest from being done.
@@ -260,7 +261,8 @@ impl Planner<'_> {
         }
     }
 
-    /// New addresses first: losing the last one of a subnet also loses its routes.
+    /// New addresses first: losing the last one of a subnet also loses its routes. Losing the first one would take the
+    /// others along, so they are to be promoted.
     fn addresses(&mut self, key: &(Stack, IfName), mark: Mark) {
         let (have, want) = (self.have, self.want);
         let kept = self.link_stays(key);
@@ -268,12 +270,24 @@ impl Planner<'_> {
         for address in want.addresses.keys().filter(|address| is_on(address, key) && !exists(address)) {
             self.step(mark, Action::AddAddress(address.clone()));
         }
-        if kept {
-            for (address, owner) in have.addresses.iter().filter(|(address, _)| is_on(address, key)) {
-                if owner.is_ours() && !want.addresses.contains_key(address) {
-                    self.step(mark, Action::DeleteAddress(address.clone()));
-                }
-            }
+        if !kept {
+            return;
+        }
+        let here = || have.addresses.iter().filter(|(address, _)| is_on(address, key));
+        let doomed: Vec<&Address> = here()
+            .filter(|(address, owner)| owner.is_ours() && !want.addresses.contains_key(address))
+            .map(|(address, _)| address)
+            .collect();
+        let survives = |gone: &Address| {
+            let stays = want.addresses.keys().chain(here().map(|(address, _)| address));
+            stays.into_iter().any(|other| !doomed.contains(&other) && gone.shares_subnet(other))
+        };
+        if doomed.iter().any(|gone| gone.net.addr().is_ipv4() && survives(gone)) {
+            let sysctl = Sysctl::PromoteSecondaries(key.1.clone());
+            self.step(mark, Action::SetSysctl { stack: key.0.clone(), sysctl, value: "1".into() });
+        }
+        for address in doomed {
+            self.step(mark, Action::DeleteAddress(address.clone()));
         }
     }
 

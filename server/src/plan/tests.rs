@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::plan;
 use crate::{
     controller::{Change, edit_for_tests},
-    hostnet::{Features, HostNet, Mark, rules::Skeleton},
+    hostnet::{Features, HostNet, Mark, Sysctl, rules::Skeleton},
     want::{HostFacts, Surroundings, everything, scope_of, want},
     world::World,
 };
@@ -22,13 +22,13 @@ use crate::{
 struct Recipe {
     namespaces: usize,
     networks: Vec<(u8, bool, bool)>,
-    attachments: Vec<(usize, usize, bool)>,
+    attachments: Vec<(usize, usize, bool, u8)>,
     forwards: Vec<(u16, usize, u16)>,
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let networks = prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>()), 1..4);
-    let attachments = prop::collection::vec((0_usize..4, 0_usize..3, any::<bool>()), 0..7);
+    let attachments = prop::collection::vec((0_usize..4, 0_usize..3, any::<bool>(), 0_u8..3), 0..7);
     let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
     (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| {
         Recipe { namespaces, networks, attachments, forwards }
@@ -75,12 +75,17 @@ fn world(recipe: &Recipe, before: &World) -> World {
         // The subnets of a network cannot change; one of another shape has another name.
         drafts.push(draft::<Network>(format!("net{n}-{}", u8::from(*ipv6)), spec).into());
     }
-    for (n, (namespace, network, default_route)) in recipe.attachments.iter().enumerate() {
+    for (n, (namespace, network, default_route, wish)) in recipe.attachments.iter().enumerate() {
         let network = network % recipe.networks.len();
         let spec = AttachmentSpec {
             namespace: name(format!("ns{}", namespace % recipe.namespaces)),
             network: name(format!("net{network}-{}", u8::from(recipe.networks[network].2))),
-            addresses: vec![],
+            // None, one, or another one, which no other attachment wishes for in any world.
+            addresses: (*wish > 0)
+                .then(|| 16 + 64 * (namespace % recipe.namespaces) + 4 * n + usize::from(*wish))
+                .map(|host| format!("10.{network}.0.{host}").parse().unwrap())
+                .into_iter()
+                .collect(),
             mac: None,
             interface: None,
             default_route: Some(*default_route),
@@ -127,6 +132,7 @@ fn after(mut have: HostNet, want: &HostNet) -> HostNet {
     for step in plan(&have, want).steps {
         have.apply(&step);
     }
+    have.sysctls.retain(|(_, sysctl), _| !matches!(sysctl, Sysctl::PromoteSecondaries(_)));
     have
 }
 
@@ -143,6 +149,19 @@ proptest! {
         prop_assert_eq!(have.to_string(), wanted(&second).to_string());
         let have = after(have, &bare());
         prop_assert_eq!(have.to_string(), bare().to_string());
+    }
+
+    #[test]
+    fn what_lives_changes_into_what_we_want(one in recipe(), mut other in recipe()) {
+        let first = world(&one, &World::default());
+        // What cannot change stays: the subnets of a network, and what a port leads to.
+        other.forwards.clear();
+        for (new, old) in other.networks.iter_mut().zip(&one.networks) {
+            new.2 = old.2;
+        }
+        let second = world(&other, &first);
+        let have = after(after(bare(), &wanted(&first)), &wanted(&second));
+        prop_assert_eq!(have.to_string(), wanted(&second).to_string());
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub(super) fn is_so_without_ipv6(sysctl: &Sysctl, value: &str) -> bool {
         Sysctl::AcceptRa(_) | Sysctl::AcceptDad(_) | Sysctl::ForceForwarding6(_) | Sysctl::Forwarding6All => {
             !Path::new("/proc/sys/net/ipv6").exists()
         }
-        Sysctl::Forwarding4(_) | Sysctl::RouteLocalnet(_) => false,
+        Sysctl::Forwarding4(_) | Sysctl::RouteLocalnet(_) | Sysctl::PromoteSecondaries(_) => false,
     }
 }
 

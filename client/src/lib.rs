@@ -14,16 +14,43 @@
 //! # }
 //! ```
 //!
+//! The command `netloom` is in here too, behind the feature `command`, which is on by default: who only wants the calls
+//! turns the default features off.
+//!
 //! What a caller may rely on: every call ends, with a reply or within its time-out; a write is never repeated by
 //! itself (give a `request_id` and repeat it yourself); every error is a [`ClientError`] that tells a refusal of the
 //! daemon from a connection that failed. A [`Client`] is cheap to clone and connects again when the daemon restarts.
 
+// The files of the command say `netloom_client` as everybody else does.
+#[cfg(feature = "command")]
+extern crate self as netloom_client;
+
 mod calls;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "within the command, `pub` tells what other files use")]
+mod cmd;
+#[cfg(feature = "command")]
+pub mod command;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "as above")]
+mod docs;
 mod endpoint;
 mod error;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "as above")]
+mod fault;
 mod nouns;
 mod options;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "as above")]
+mod output;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "as above")]
+mod present;
 mod transport;
+#[cfg(feature = "command")]
+#[allow(unreachable_pub, reason = "as above")]
+mod values;
 mod watch;
 
 pub use calls::Client;

@@ -1,37 +1,5 @@
-//! The command `netloom`: the API for people.
-//!
-//! It parses, calls, prints and exits with a documented code; whatever it can do, the library can. `ns exec` alone
-//! does something that no daemon is asked for: it enters the namespace in this process and becomes the command.
+//! The command `netloom`.
 
-// In a binary nothing is reachable from outside; here `pub` tells what other files use.
-#![allow(unreachable_pub)]
-
-mod cmd;
-mod docs;
-mod fault;
-mod output;
-mod present;
-mod values;
-
-use std::process::ExitCode;
-
-use clap::Parser as _;
-
-use cmd::{Cli, Outcome};
-use fault::Exit;
-
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        // The runtime ends before anything else happens: a process that becomes another has one thread.
-        Ok(runtime) => runtime.block_on(cmd::run(cli)),
-        Err(error) => Err(error.into()),
-    };
-    let outcome = outcome.and_then(|outcome| match outcome {
-        Outcome::Done => Ok(Exit::Done),
-        Outcome::NotReady => Ok(Exit::NotReady),
-        Outcome::Become(command) => match command.run()? {},
-    });
-    let exit = outcome.unwrap_or_else(|error| fault::report(&error));
-    ExitCode::from(exit.code())
+fn main() -> std::process::ExitCode {
+    netloom_client::command::main()
 }

@@ -11,6 +11,8 @@ mod bulk;
 mod convert;
 #[cfg(test)]
 mod descriptor;
+#[cfg(feature = "documents")]
+mod documents;
 mod envelope;
 mod event;
 mod ids;
@@ -33,6 +35,8 @@ pub use bulk::{
     PlannedChange,
 };
 pub use convert::{FromPb, Path, ToPb};
+#[cfg(feature = "documents")]
+pub use documents::{DocumentError, Documents};
 pub use event::{Event, EventPage, EventType};
 pub use ids::{Etag, RequestId, Uid};
 pub use namespace::{Namespace, NamespaceSpec, NamespaceStatus};

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use netloom_client::{
-    Action, ApplyRequest, ApplyResponse, ClientError, ConditionStatus, Owner, PlannedChange,
+    Action, ApplyRequest, ApplyResponse, ClientError, ConditionStatus, Documents, Owner, PlannedChange,
 };
 
 use super::{Outcome, Session};
 use crate::{
-    docs::{self, Documents},
+    docs,
     fault::Fault,
     output::{readiness, steps, table},
 };
@@ -44,10 +44,11 @@ pub struct Export {
 impl Apply {
     pub async fn run(self, session: &Session) -> Result<Outcome> {
         let Documents { objects, labs } = docs::read(&self.files)?;
-        if labs > 0 {
+        if !labs.is_empty() {
+            let count = labs.len();
             eprintln!(
-                "note: skipped {labs} `kind: Lab` document{}: only `netloomd lab` reads them",
-                plural(labs)
+                "note: skipped {count} `kind: Lab` document{}: only `netloomd lab` reads them",
+                plural(count)
             );
         }
         if objects.is_empty() {
@@ -89,9 +90,11 @@ impl Export {
     }
 }
 
-/// The daemon tells by its index which object is to blame; people know it by its name.
+/// The daemon tells by its index which of many objects is to blame; people know it by its name.
 fn blamed(mut error: ClientError, titles: &[String]) -> ClientError {
     let index = error.metadata.get("index").and_then(|index| index.parse::<usize>().ok());
+    let alone = titles.len() == 1 && !error.violations.is_empty();
+    let index = index.or(alone.then_some(0));
     if let Some(title) = index.and_then(|index| titles.get(index)) {
         error.metadata.remove("index");
         error.detail = format!("{title}: {}", error.detail);
@@ -142,5 +145,13 @@ mod tests {
         let error = blamed(error, &["Namespace red".into(), "Attachment red0".into()]);
         assert_eq!(error.to_string(), "Attachment red0: it cannot change");
         assert!(error.metadata.is_empty());
+        let alone = ["Namespace red".to_owned()];
+        let whole = ClientError::new(ErrorKind::Refused, "the daemon stops");
+        assert_eq!(blamed(whole, &alone).to_string(), "the daemon stops", "not the object's fault");
+        let mut error = ClientError::new(ErrorKind::Refused, "it cannot change");
+        error
+            .violations
+            .push(netloom_client::Violation { field: "spec".into(), description: "wrong".into() });
+        assert_eq!(blamed(error, &alone).to_string(), "Namespace red: it cannot change");
     }
 }

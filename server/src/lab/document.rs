@@ -4,15 +4,14 @@ use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use netloom_api::{AnyDraft, Path as Field};
+use netloom_api::{AnyDraft, Documents};
 use serde::Deserialize;
-use serde_json::Value;
 
 /// Everything that the files say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Documents {
+pub(super) struct Files {
     pub(super) drafts: Vec<AnyDraft>,
-    pub(super) lab: Option<LabSpec>,
+    pub(super) spec: Option<LabSpec>,
 }
 
 /// The surroundings of the host, and what is expected.
@@ -97,8 +96,20 @@ pub(super) enum Expected {
     Unreachable,
 }
 
-impl Documents {
-    /// Reads all files; documents of one file are separated by `---`, and JSON is YAML too.
+/// The whole document, so that a field beside its spec is not overlooked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    #[serde(default, rename = "name")]
+    _name: Option<netloom_api::Name>,
+    #[serde(default)]
+    spec: LabSpec,
+}
+
+impl Files {
+    /// Reads all files.
     pub(super) fn read(files: &[impl AsRef<Path>]) -> anyhow::Result<Self> {
         let mut all = Self::default();
         for file in files {
@@ -111,45 +122,14 @@ impl Documents {
     }
 
     fn add(&mut self, text: &str) -> anyhow::Result<()> {
-        // As YAML 1.2 has it: a network called `n`, `no` or `on` has a name, not a truth value.
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)?;
-        for (index, document) in documents.into_iter().enumerate() {
-            self.add_one(document).with_context(|| format!("document {}", index + 1))?;
-        }
-        Ok(())
-    }
-
-    fn add_one(&mut self, document: Value) -> anyhow::Result<()> {
-        if document.is_null() {
-            return Ok(());
-        }
-        if document.get("kind").and_then(Value::as_str) == Some("Lab") {
-            let spec = document.get("spec").cloned().unwrap_or_else(|| Value::Object(Default::default()));
-            let spec: LabSpec = serde_path_to_error::deserialize(spec).context("kind: Lab")?;
-            if self.lab.replace(spec).is_some() {
+        let Documents { objects, labs } = Documents::read(text)?;
+        self.drafts.extend(objects);
+        for lab in labs {
+            let lab: LabDocument = serde_path_to_error::deserialize(lab).context("kind: Lab")?;
+            if self.spec.replace(lab.spec).is_some() {
                 bail!("there is a second document of kind Lab; one lab has one host");
             }
-            return Ok(());
         }
-        // An export, or what apply takes, is a list of objects.
-        if let Some(Value::Array(objects)) = document.get("objects") {
-            for object in objects {
-                self.draft(object.clone())?;
-            }
-            return Ok(());
-        }
-        self.draft(document)
-    }
-
-    fn draft(&mut self, object: Value) -> anyhow::Result<()> {
-        let draft = AnyDraft::from_json(object, &Field::root());
-        let draft = draft.map_err(|wrong| {
-            let lines: Vec<String> =
-                wrong.0.iter().map(|one| format!("{}: {}", one.field, one.description)).collect();
-            anyhow::anyhow!(lines.join("; "))
-        })?;
-        self.drafts.push(draft);
         Ok(())
     }
 }
@@ -160,24 +140,18 @@ mod tests {
 
     #[test]
     fn a_lab_document_is_read_beside_the_objects() {
-        let mut all = Documents::default();
+        let mut all = Files::default();
         let text = "kind: Namespace\nname: red\n---\nkind: Lab\nspec:\n  lan: {host: 192.168.1.2/24, peers: [{name: peer, \
             address: 192.168.1.3/24}]}\n  expect: [{from: red, to: peer, port: 80, source: 192.168.1.2}]\n";
         all.add(text).unwrap();
         assert_eq!(all.drafts.len(), 1);
-        assert_eq!(all.lab.unwrap().expect[0].result, Expected::Reachable);
-    }
-
-    #[test]
-    fn a_network_may_be_called_no() {
-        let mut all = Documents::default();
-        all.add("kind: Network\nname: no\n").unwrap();
-        assert_eq!(all.drafts[0].name().as_str(), "no");
+        assert_eq!(all.spec.unwrap().expect[0].result, Expected::Reachable);
     }
 
     #[test]
     fn a_word_that_the_lab_does_not_know_is_an_error() {
-        assert!(Documents::default().add("kind: Lab\nspec: {expects: []}\n").is_err());
-        assert!(Documents::default().add("kind: Labb\nname: x\n").is_err());
+        assert!(Files::default().add("kind: Lab\nspec: {expects: []}\n").is_err());
+        assert!(Files::default().add("kind: Lab\nexpect: []\n").is_err());
+        assert!(Files::default().add("kind: Labb\nname: x\n").is_err());
     }
 }

@@ -24,8 +24,11 @@ use crate::{
 /// The port of RFC 862, used where a lab asks who is seen but names no port.
 const ECHO_PORT: u16 = 7;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Silence is judged sooner where silence is expected.
-const SILENT_AFTER: Duration = Duration::from_millis(700);
+/// Silence is judged sooner where silence is expected, but not before the kernel has asked once more for the neighbour's
+/// MAC address (after a second): an interface that has just come up may have lost the first question.
+const SILENT_AFTER: Duration = Duration::from_millis(1200);
+/// So many lines are measured at once.
+const AT_ONCE: usize = 8;
 
 /// A machine of the lab: who can ask, and be asked.
 struct Place {
@@ -107,7 +110,18 @@ impl Matrix {
 
     pub(super) fn measure(&self) -> anyhow::Result<Vec<Line>> {
         let _servers = self.serve()?;
-        self.lines.iter().map(|line| self.measure_one(line)).collect()
+        let mut measured = Vec::new();
+        for lines in self.lines.chunks(AT_ONCE) {
+            let asked = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    lines.iter().map(|line| scope.spawn(|| self.measure_one(line))).collect();
+                threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+            });
+            for line in asked {
+                measured.push(line.map_err(|_| anyhow::anyhow!("a probe died"))??);
+            }
+        }
+        Ok(measured)
     }
 
     /// Echo servers wherever a line may lead to, each telling who it is.

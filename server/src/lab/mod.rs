@@ -25,7 +25,7 @@ use crate::{
     kernel::{lan, private},
     telemetry,
 };
-use document::{Documents, LabSpec, LanDocument};
+use document::{Files, LabSpec, LanDocument};
 use matrix::Matrix;
 
 /// How long the documents may take to be in the kernel.
@@ -36,7 +36,7 @@ const LAN_INTERFACE: &str = "eth0";
 /// Runs a lab; the exit code is 0 when the matrix is as expected.
 pub fn main(options: &Lab, settings: &Settings) -> ExitCode {
     // Relative paths are of the caller's directory, and errors in files should not need a host to be seen.
-    let documents = match Documents::read(&options.files) {
+    let documents = match Files::read(&options.files) {
         Ok(documents) => documents,
         Err(error) => return refuse(&format!("{error:#}")),
     };
@@ -54,7 +54,7 @@ fn refuse(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(options: &Lab, settings: &Settings, documents: Documents) -> anyhow::Result<ExitCode> {
+async fn run(options: &Lab, settings: &Settings, documents: Files) -> anyhow::Result<ExitCode> {
     let state = TemporaryState::make()?;
     let log = settings.log.clone().unwrap_or_else(|| "warn".into());
     let settings = Settings { state_dir: Some(state.0.clone()), log: Some(log), ..settings.clone() };
@@ -63,7 +63,7 @@ async fn run(options: &Lab, settings: &Settings, documents: Documents) -> anyhow
     (config.socket.group, config.read_socket.group) = (None, None);
     telemetry::init(&config.log, config.log_format)?;
     daemon::raise_file_limit();
-    let spec = documents.lab.clone().unwrap_or_default();
+    let spec = documents.spec.clone().unwrap_or_default();
     let lan = spec.lan.as_ref().map(build_lan).transpose()?;
     let mut daemon = Daemon::start(&config).await?;
     daemon.booted().await?;
@@ -109,7 +109,7 @@ fn shell() -> String {
     crate::config::shell()
 }
 
-async fn apply(daemon: &Daemon, documents: Documents) -> anyhow::Result<()> {
+async fn apply(daemon: &Daemon, documents: Files) -> anyhow::Result<()> {
     let changes: Vec<Change> = documents.drafts.into_iter().map(Change::Put).collect();
     if changes.is_empty() {
         return Ok(());

@@ -98,10 +98,14 @@ impl Metrics {
         Self { registry: registry.into(), requests, request_seconds, commit_seconds, followers }
     }
 
-    /// A request was answered.
-    pub fn answered(&self, labels: RequestLabels, after: Duration) {
-        self.request_seconds.get_or_create(&DoorLabels { door: labels.door }).observe(after.as_secs_f64());
-        self.requests.get_or_create(&labels).inc();
+    /// The head of an answer was made.
+    pub fn answers(&self, door: &'static str, after: Duration) {
+        self.request_seconds.get_or_create(&DoorLabels { door }).observe(after.as_secs_f64());
+    }
+
+    /// An answer has come to its end.
+    pub fn answered(&self, labels: &RequestLabels) {
+        self.requests.get_or_create(labels).inc();
     }
 
     /// A write was answered.
@@ -149,11 +153,11 @@ impl ObjectCounts {
     }
 
     /// One more.
-    pub fn add(&self, kind: Kind, ready: Option<ConditionStatus>) {
+    pub fn add(&self, kind: Kind, ready: ConditionStatus) {
         let ready = match ready {
-            Some(ConditionStatus::True) => "true",
-            Some(ConditionStatus::False) => "false",
-            Some(ConditionStatus::Unknown) | None => "unknown",
+            ConditionStatus::True => "true",
+            ConditionStatus::False => "false",
+            ConditionStatus::Unknown => "unknown",
         };
         self.0.get_or_create(&ObjectLabels { kind: kind.as_str(), ready }).inc();
     }
@@ -175,11 +179,12 @@ mod tests {
     fn what_was_counted_is_in_the_text_and_the_text_ends_once() {
         let metrics = Metrics::new(&Version::default());
         let labels = RequestLabels { door: "rest", method: "GET", path: "/v1/networks".into(), status: 200 };
-        metrics.answered(labels, Duration::from_millis(3));
+        metrics.answers("rest", Duration::from_millis(3));
+        metrics.answered(&labels);
         metrics.committed(Duration::from_millis(3));
         let follower = metrics.follows();
         let objects = ObjectCounts::new();
-        objects.add(Kind::Network, Some(ConditionStatus::True));
+        objects.add(Kind::Network, ConditionStatus::True);
         let text = metrics.text(objects).unwrap();
         for line in [
             r#"netloom_requests_total{door="rest",method="GET",path="/v1/networks",status="200"} 1"#,

@@ -120,9 +120,7 @@ impl Door {
     /// What was counted, and what there is now.
     pub(super) fn metrics_text(&self) -> Result<String> {
         let counts = ObjectCounts::new();
-        for object in self.controller.everything().0 {
-            counts.add(object.kind(), object.ready().map(|ready| ready.status));
-        }
+        self.controller.each_ready(|kind, ready| counts.add(kind, ready));
         self.metrics.text(counts).map_err(|error| Error::internal(error.to_string()))
     }
 

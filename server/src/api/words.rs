@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::Extensions;
-use netloom_api::{ErrorReason, Etag, Labels, RequestId};
+use netloom_api::{ErrorReason, Etag, Labels, RequestId, Violations};
 
 use super::{auth, listen};
 use crate::controller::{Caller, PAGE_MAX, WAIT_DEFAULT, WAIT_MAX};
@@ -108,9 +108,9 @@ impl std::str::FromStr for Span {
     }
 }
 
-/// A field's value is not acceptable by itself.
+/// A field's value is not acceptable by itself; the sentence names the field too.
 pub(super) fn invalid(field: &str, why: impl Into<String>) -> Error {
-    Error::new(ErrorReason::InvalidArgument, why).at(field)
+    Violations::one(field, why).into()
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
 
     fn waited(text: &str) -> std::result::Result<Duration, String> {
         let span = parsed::<Span>(text, "wait").and_then(|span| wait(Some(span)));
-        span.map_err(|error| format!("{} {}", error.violations[0].field, error.detail))
+        span.map_err(|error| error.detail)
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let spans =
             [Span { seconds: -1, nanos: 0 }, Span { seconds: 0, nanos: -1 }, Span { seconds: 60, nanos: 1 }];
         for span in spans {
-            assert_eq!(wait(Some(span)).unwrap_err().detail, "must be 0 to 60 s");
+            assert_eq!(wait(Some(span)).unwrap_err().detail, "wait must be 0 to 60 s");
         }
         for bad in ["-1s", "-1ms", "61s", "60001ms"] {
             assert_eq!(waited(bad).unwrap_err(), "wait must be 0 to 60 s");

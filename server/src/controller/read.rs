@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use netloom_api::{
-    Allocation, AnyDraft, AnyObject, Attachment, ErrorReason, Event, EventPage, EventType, Export, Kind,
-    Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner, PortForward, Reservation,
-    Version,
+    Allocation, AnyDraft, AnyObject, Attachment, ConditionStatus, ErrorReason, Event, EventPage, EventType,
+    Export, Kind, Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner, PortForward,
+    Reservation, Version,
 };
 
 use super::{
@@ -191,6 +191,16 @@ impl Controller {
         of::<PortForward>(&world, &self.board, &mut all);
         of::<Reservation>(&world, &self.board, &mut all);
         (all, seq)
+    }
+
+    /// Tells of every object whether it is ready, without making it up for the doors.
+    pub fn each_ready(&self, mut tell: impl FnMut(Kind, ConditionStatus)) {
+        for object in self.intent.committed().objects() {
+            let meta = object.meta();
+            let said = self.board.status(&meta.uid).unwrap_or(ConditionStatus::Unknown);
+            let leaves = meta.delete_time.is_some() && said == ConditionStatus::True;
+            tell(object.kind(), if leaves { ConditionStatus::False } else { said });
+        }
     }
 
     /// What runs here.

@@ -55,6 +55,11 @@ impl Board {
         self.lock().entries.get(uid).cloned()
     }
 
+    /// Whether an object is ready, as far as it is known.
+    pub fn status(&self, uid: &Uid) -> Option<ConditionStatus> {
+        self.lock().entries.get(uid).map(|entry| entry.ready.status)
+    }
+
     /// Writes what is known; keeps the time of the last transition when the status is the same. Tells whether the
     /// condition changed.
     pub(super) fn set(&self, uid: Uid, mut entry: Entry) -> bool {

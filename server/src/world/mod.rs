@@ -159,6 +159,11 @@ impl World {
         }
     }
 
+    /// All objects of every noun, in the order in which they were made.
+    pub fn objects(&self) -> impl Iterator<Item = AnyStored> {
+        self.by_uid.values().filter_map(|(kind, name)| self.get_any(*kind, name))
+    }
+
     /// Puts an object in, in place of one of the same name.
     pub fn put(&mut self, object: AnyStored) {
         match object {

@@ -7,6 +7,7 @@ mod control;
 mod health;
 mod mask;
 mod objects;
+mod tally;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -14,14 +15,13 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use netloom_api::{ErrorReason, Etag, FromPb, Path, pb};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::service::Routes;
-use tonic::{Code, Status};
 
 use super::door::Door;
 use super::{problem, words};
 use crate::controller::{Caller, WriteOptions};
 use crate::error::{Error, Result};
-use crate::telemetry::RequestLabels;
 
 /// The result of a call.
 type Answer<T> = std::result::Result<tonic::Response<T>, Status>;
@@ -58,14 +58,8 @@ async fn count(State(door): State<Door>, request: Request, next: Next) -> Respon
     let begun = Instant::now();
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
-    // An error without a message is all header; what else a call ends with comes after the message.
-    let code =
-        response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-    // Strangers may not make up new words in the metrics.
-    let path = if code == Code::Unimplemented { String::new() } else { path };
-    let labels = RequestLabels { door: "grpc", method: "POST", path, status: code as u16 };
-    door.metrics.answered(labels, begun.elapsed());
-    response
+    door.metrics.answers("grpc", begun.elapsed());
+    tally::count(response, door.metrics, path)
 }
 
 /// Answers, or refuses in the words of gRPC.

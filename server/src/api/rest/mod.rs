@@ -73,7 +73,8 @@ async fn answer(State(door): State<Door>, request: Request, next: Next) -> Respo
     }
     let status = response.status().as_u16();
     let labels = RequestLabels { door: "rest", method, path: path.unwrap_or_default(), status };
-    door.metrics.answered(labels, begun.elapsed());
+    door.metrics.answers(labels.door, begun.elapsed());
+    door.metrics.answered(&labels);
     response
 }
 

@@ -275,5 +275,9 @@ fn a_reader_that_is_too_slow_is_cut_at_both_doors_and_told_to_begin_again() {
         let status = events.message().await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert_eq!(facts(&status).0, "SLOW_READER");
+        let metrics = house.get("/metrics").await.text;
+        let line = r#"netloom_requests_total{door="grpc",method="POST",path="/netloom.v1.ControlService/WatchEvents",status="8"} 1"#;
+        assert!(metrics.lines().any(|other| other == line), "{metrics}");
+        assert!(metrics.contains(r#"netloom_objects{kind="Namespace",ready="unknown"} 1100"#), "{metrics}");
     });
 }

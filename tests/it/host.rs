@@ -25,7 +25,11 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub struct Daemon {
     child: Child,
     pub socket: PathBuf,
+    options: Vec<String>,
 }
+
+/// Where daemons of tests have their sockets, database, keys and tokens.
+pub const HOME: &str = "/run/netloom-test";
 
 /// Runs a test on a private host, with a runtime.
 pub fn on_host(test: impl AsyncFnOnce()) {
@@ -51,11 +55,18 @@ pub fn lan() -> Lan {
 impl Daemon {
     /// Starts it and waits until it is ready.
     pub async fn start() -> Self {
-        let socket = PathBuf::from("/run/netloom-test/netloom.sock");
-        let daemon = Self { child: spawn(&socket), socket };
+        Self::start_with(&[]).await
+    }
+
+    /// Starts it with more options and waits until it is ready.
+    pub async fn start_with(options: &[&str]) -> Self {
+        let socket = PathBuf::from(HOME).join("netloom.sock");
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let daemon = Self { child: spawn(&socket, &options), socket, options };
         daemon.ready().await;
         daemon
     }
+
     async fn ready(&self) {
         let started = Instant::now();
         loop {
@@ -74,7 +85,13 @@ impl Daemon {
     pub async fn crash_and_restart(&mut self) {
         self.signal(Signal::SIGKILL);
         self.child.wait().unwrap();
-        self.child = spawn(&self.socket);
+        self.child = spawn(&self.socket, &self.options);
+        self.ready().await;
+    }
+
+    /// Starts it once more after it was stopped, with what is there now.
+    pub async fn start_again(&mut self) {
+        self.child = spawn(&self.socket, &self.options);
         self.ready().await;
     }
 
@@ -100,11 +117,18 @@ impl Daemon {
 }
 
 /// The process ends with the pid namespace of the test's host at the latest.
-fn spawn(socket: &Path) -> Child {
-    std::fs::create_dir_all("/run/netloom-test").unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netloomd-under-test"));
-    command.args(["--state-dir", "/run/netloom-test/state", "--log", "warn", "--socket"]).arg(socket);
+fn spawn(socket: &Path, options: &[String]) -> Child {
+    let mut command = netloomd(socket);
+    command.args(["--log", "warn"]).args(options);
     command.process_group(0).spawn().unwrap()
+}
+
+/// The daemon's program, set on the test's own state and socket.
+pub fn netloomd(socket: &Path) -> Command {
+    std::fs::create_dir_all(HOME).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netloomd-under-test"));
+    command.args(["--state-dir", &format!("{HOME}/state"), "--socket"]).arg(socket);
+    command
 }
 
 impl Drop for Daemon {

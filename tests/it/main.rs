@@ -2,6 +2,10 @@
 //!
 //! - `stories`: red, blue and v-net-0 through both doors; restarts; nothing left behind
 //! - `bad_input`: what is refused, and that nothing changes
+//! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
+//! - `command`: every subcommand of `netloom`, its output and exit codes
+//! - `upkeep`: purge, backup, restore
+//! - `lab`: the commands of a lab and their exit codes
 //! - `examples`: every file in `examples/` is what it says
 //! - `tidy`: the walls of ARCHITECTURE.md
 
@@ -10,8 +14,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the daemon; the daemon starts nothing")]
 
 mod bad_input;
+mod command;
 mod examples;
 mod host;
+mod lab;
+mod netloom;
 mod rest;
 mod stories;
+mod tcp;
 mod tidy;
+mod upkeep;

@@ -1,18 +1,47 @@
-//! A caller of the REST door over the unix socket.
+//! A caller of the REST door: over a unix socket, TCP or TLS.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, client::conn::http1::handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    },
+};
 
 /// Opens a connection per call.
+#[derive(Clone)]
 pub struct Rest {
-    socket: PathBuf,
+    at: At,
+    token: Option<String>,
+    host: String,
 }
+
+#[derive(Clone)]
+enum At {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+    Tls(SocketAddr, ServerName<'static>, Arc<ClientConfig>),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// What came back.
 #[derive(Debug)]
@@ -32,7 +61,46 @@ impl Reply {
 
 impl Rest {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_path_buf() }
+        Self { at: At::Unix(socket.to_path_buf()), token: None, host: "localhost".into() }
+    }
+
+    /// In clear text.
+    pub fn tcp(at: SocketAddr) -> Self {
+        Self { at: At::Tcp(at), token: None, host: at.to_string() }
+    }
+
+    /// Over TLS, to a server that has this name by a certificate of this file.
+    pub fn tls(at: SocketAddr, name: &str, certificate: &Path) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = ServerName::try_from(name.to_owned()).unwrap();
+        Self { at: At::Tls(at, server, config.into()), token: None, host: name.into() }
+    }
+
+    /// The same, with a token.
+    pub fn token(&self, token: &str) -> Self {
+        Self { token: Some(token.into()), ..self.clone() }
+    }
+
+    /// The same, meant for another host.
+    pub fn host(&self, host: &str) -> Self {
+        Self { host: host.into(), ..self.clone() }
+    }
+
+    async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match &self.at {
+            At::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            At::Tcp(at) => Box::new(TcpStream::connect(at).await?),
+            At::Tls(at, server, config) => {
+                let stream = TcpStream::connect(at).await?;
+                Box::new(TlsConnector::from(config.clone()).connect(server.clone(), stream).await?)
+            }
+        })
     }
 
     pub async fn get(&self, path: &str) -> Result<Reply, String> {
@@ -60,10 +128,13 @@ impl Rest {
         body: Bytes,
     ) -> Result<Reply, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| text(&error))?;
+        let stream = self.connect().await.map_err(|error| text(&error))?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let mut request = Request::builder().method(method).uri(path).header("host", &self.host);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }

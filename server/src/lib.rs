@@ -7,6 +7,7 @@ pub mod controller;
 pub mod daemon;
 pub mod error;
 pub mod events;
+pub mod fault;
 pub mod hostnet;
 pub mod ipam;
 pub mod kernel;

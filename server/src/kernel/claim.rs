@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use netloom_api::Protocol;
 use nix::errno::Errno;
+
+use crate::fault::{self, Effect};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -139,7 +141,8 @@ fn bound(address: SocketAddr, protocol: Protocol, reach: Reach) -> Result<OwnedF
         // Datagrams that are not forwarded end up here, unread: as few as the kernel lets us.
         setsockopt(&socket.as_fd(), sockopt::RcvBuf, &0).map_err(failed("SO_RCVBUF"))?;
     }
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| match errno {
+    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(address));
+    fault::around(Effect::Claim, bind).map_err(|errno| match errno {
         Errno::EADDRINUSE => ClaimError::Taken { address: address.ip(), port },
         Errno::EADDRNOTAVAIL => ClaimError::NotAnAddressHere { address: address.ip() },
         Errno::EACCES | Errno::EPERM => ClaimError::Denied { port },

@@ -27,6 +27,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::socket::{RequestError, RouteSocket, request};
 use super::thread::{self, ThreadError};
+use crate::fault::{self, Effect};
 
 /// Where `ip netns` keeps the namespaces.
 pub const SYSTEM_ROOT: &str = "/run/netns";
@@ -193,7 +194,8 @@ impl Namespaces {
         }
         let mut last = Errno::EBUSY;
         for _ in 0..UNPIN_TRIES {
-            match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            let unmount = || umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+            match fault::around(Effect::Unpin, unmount) {
                 // Not mounted here (any more); the file may still be there.
                 Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                 Err(errno) => return Err(system("umount", name, errno)),
@@ -248,7 +250,7 @@ impl Namespaces {
         check_name(name)?;
         let directory = self.prepare()?;
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        match openat(&directory, name, flags, Mode::empty()) {
+        match fault::around(Effect::Pin, || openat(&directory, name, flags, Mode::empty())) {
             Ok(_) => Ok(()),
             Err(Errno::EEXIST) => Err(NetnsError::Exists(name.to_owned())),
             Err(errno) => Err(system("create", name, errno)),
@@ -290,14 +292,14 @@ impl Namespaces {
     fn bind(&self, name: &str, namespace: BorrowedFd<'_>) -> Result<(), NetnsError> {
         let source = format!("/proc/thread-self/fd/{}", namespace.as_raw_fd());
         let path = self.path(name);
-        mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|errno| system("bind", name, errno))
+        let bind = || mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        fault::around(Effect::Pin, bind).map_err(|errno| system("bind", name, errno))
     }
 
     fn unlink(&self, name: &str) -> Result<(), Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(&self.root, flags, Mode::empty())?;
-        unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir)
+        fault::around(Effect::Unpin, || unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir))
     }
 
     fn failed(&self, operation: &'static str, error: &std::io::Error) -> NetnsError {

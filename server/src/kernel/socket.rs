@@ -25,6 +25,7 @@ use nix::sys::time::TimeVal;
 
 use super::datagram::{DumpEnd, DumpReader, Lost, Part, parts};
 use super::extack::{KernelError, describe};
+use crate::fault::{self, Effect, Fault};
 
 /// How long an answer may take. The kernel answers before `sendto` returns, save for the rare dump.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -257,10 +258,36 @@ impl RouteSocket {
         &mut self,
         mut messages: Vec<NetlinkMessage<RouteNetlinkMessage>>,
     ) -> Result<Vec<Answer>, SocketError> {
+        let changes = messages.iter().any(is_change);
+        let fault = if changes { fault::before(Effect::Route) } else { None };
+        if let Some(Fault::Refused(errno)) = fault {
+            let refused = |message| KernelError {
+                errno: Errno::from_raw(errno),
+                operation: operation(message),
+                extack: None,
+            };
+            return Ok(messages.iter().map(|message| Err(refused(message))).collect());
+        }
         self.sound = false;
+        if changes && messages.len() > 1 && fault::dies_between(Effect::Route) {
+            let half = messages.len() / 2;
+            self.send(&mut messages[..half], NLM_F_ACK)?;
+            fault::die();
+        }
         let first = self.send(&mut messages, NLM_F_ACK)?;
+        if let Some(Fault::Lost) = fault {
+            let lost = SocketError::TimedOut {
+                waited: self.timeout,
+                missing: messages.len(),
+                operation: messages.first().map(operation).unwrap_or_default(),
+            };
+            return Err(lost);
+        }
         let answers = self.collect(first, &messages)?;
         self.sound = true;
+        if changes {
+            fault::after(Effect::Route);
+        }
         Ok(answers)
     }
 
@@ -440,6 +467,11 @@ fn operation(message: &NetlinkMessage<RouteNetlinkMessage>) -> String {
         NetlinkPayload::InnerMessage(inner) => describe(inner),
         other => format!("netlink control message {}", other.message_type()),
     }
+}
+
+/// Whether it changes anything. Every kind of object has four messages: new, delete, get, set (linux/rtnetlink.h).
+fn is_change(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    message.payload.message_type() % 4 != 2
 }
 
 fn index_of(sequence: u32, first: u32, count: usize) -> Option<usize> {

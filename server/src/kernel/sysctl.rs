@@ -10,6 +10,8 @@ use std::io::Write;
 
 use nix::errno::Errno;
 
+use crate::fault::{self, Effect};
+
 /// The name of a setting: `net.ipv4.ip_forward`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -109,7 +111,8 @@ impl fmt::Display for Key {
 
 /// The value now, without the line end.
 pub fn read(key: &Key) -> Result<String, SysctlError> {
-    let text = fs::read_to_string(key.file()).map_err(|error| failed(key, &error, None))?;
+    let text =
+        fs::read_to_string(key.file()).map_err(|error| failed(key, super::socket::errno_of(&error), None))?;
     Ok(text.trim_end().to_owned())
 }
 
@@ -120,7 +123,8 @@ pub fn write(key: &Key, value: &str) -> Result<bool, SysctlError> {
         return Ok(false);
     }
     let write = || fs::OpenOptions::new().write(true).open(key.file())?.write_all(value.as_bytes());
-    write().map_err(|error| failed(key, &error, Some(value)))?;
+    fault::around(Effect::Sysctl, || write().map_err(|error| super::socket::errno_of(&error)))
+        .map_err(|errno| failed(key, errno, Some(value)))?;
     Ok(true)
 }
 
@@ -132,9 +136,9 @@ fn exchanged(c: char) -> char {
     }
 }
 
-fn failed(key: &Key, error: &std::io::Error, value: Option<&str>) -> SysctlError {
+fn failed(key: &Key, errno: Errno, value: Option<&str>) -> SysctlError {
     let key = key.clone();
-    match (super::socket::errno_of(error), value) {
+    match (errno, value) {
         (Errno::ENOENT, _) => SysctlError::Missing(key),
         (Errno::EROFS, _) => SysctlError::ReadOnly(key),
         (Errno::EINVAL | Errno::ERANGE, Some(value)) => {

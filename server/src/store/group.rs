@@ -14,10 +14,16 @@ use serde::{Serialize, Serializer};
 use sqlx::{Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments};
 
 use super::{Batch, RequestRecord, StoreError};
-use crate::world::{AnyStored, Stored, World, WorldNoun};
+use crate::{
+    fault::{self, Effect},
+    world::{AnyStored, Stored, World, WorldNoun},
+};
 
 /// The version of the JSON in `spec` and `alloc`, of every noun.
 pub(super) const SPEC_VERSION: i64 = 1;
+
+/// The end of every group's text.
+const COMMIT: &str = "COMMIT";
 
 /// The table of a noun.
 pub(super) fn table(kind: Kind) -> &'static str {
@@ -37,7 +43,17 @@ pub(super) async fn write(
     last_seq: i64,
 ) -> Result<(), StoreError> {
     let Transaction { text, arguments } = Transaction::of(batches, last_seq)?;
+    if let Some(fault) = fault::before(Effect::Transaction) {
+        return Err(StoreError::Unavailable(fault.to_string()));
+    }
+    if fault::dies_between(Effect::Transaction) {
+        let unfinished = text.trim_end_matches(COMMIT).to_owned();
+        sqlx::query_with(AssertSqlSafe(unfinished), arguments).execute(&mut *connection).await?;
+        fault::die();
+        return Ok(());
+    }
     let result = sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await;
+    fault::after(Effect::Transaction);
     if result.is_err() {
         roll_back(connection).await;
     }
@@ -74,9 +90,10 @@ impl Transaction {
             sql.cursors(batches, world)?;
         }
         sql.log(batches)?;
-        sql.text.push_str("UPDATE meta SET revision = max(revision, ?), seq = ?; COMMIT");
+        sql.text.push_str("UPDATE meta SET revision = max(revision, ?), seq = ?;");
         sql.bind(world.map_or(0, |world| world.revision))?;
         sql.bind(last_seq)?;
+        sql.text.push_str(COMMIT);
         Ok(sql)
     }
 

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use crate::fault::{self, Effect};
 
 /// Who waits for one group to be durable.
 pub(super) type Waiters = Vec<oneshot::Sender<Result<(), StoreError>>>;
@@ -69,7 +70,12 @@ fn sync(file: &mut Option<File>, wal: &Path) -> io::Result<()> {
         Some(open) => open,
         None => file.insert(File::open(wal)?),
     };
-    open.sync_data()
+    if let Some(fault) = fault::before(Effect::Sync) {
+        return Err(io::Error::other(fault.to_string()));
+    }
+    open.sync_data()?;
+    fault::after(Effect::Sync);
+    Ok(())
 }
 
 #[cfg(test)]

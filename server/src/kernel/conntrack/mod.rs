@@ -23,6 +23,7 @@ use super::nft::uapi::{NFPROTO_IPV4, NFPROTO_IPV6};
 use super::nft::wire::Damaged;
 use super::socket::SocketError;
 use super::thread;
+use crate::fault::{self, Effect, Fault};
 use crate::hostnet::flows::{Filter, Flow, Partial, Stale};
 use probe::probe;
 use wire::{Found, body_of, found};
@@ -166,7 +167,17 @@ impl Conntrack {
     }
 
     fn delete(&mut self, family: u8, body: &[u8]) -> Result<(), ConntrackError> {
-        match self.socket.request(SUBSYSTEM, IPCTNL_MSG_CT_DELETE, family, body)? {
+        match fault::before(Effect::Flows) {
+            Some(Fault::Refused(errno)) => {
+                let operation = "conntrack -D".to_owned();
+                return Err(KernelError { errno: Errno::from_raw(errno), operation, extack: None }.into());
+            }
+            Some(Fault::Lost) => return Err(SocketError::Overrun.into()),
+            None => {}
+        }
+        let answer = self.socket.request(SUBSYSTEM, IPCTNL_MSG_CT_DELETE, family, body)?;
+        fault::after(Effect::Flows);
+        match answer {
             Ok(_) => Ok(()),
             Err(refusal) if refusal.errno == Some(Errno::ENOENT) => Ok(()),
             Err(refusal) => Err(refused(refusal, "conntrack -D").into()),

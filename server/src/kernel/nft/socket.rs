@@ -17,6 +17,7 @@ use nix::sys::time::TimeVal;
 
 use super::uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFPROTO_UNSPEC};
 use super::wire::Writer;
+use crate::fault::{self, Effect, Fault};
 use crate::kernel::datagram::parts;
 use crate::kernel::extack::Refusal;
 use crate::kernel::socket::{DEFAULT_TIMEOUT, SocketError, enlarge, errno_of, failed, system};
@@ -112,7 +113,16 @@ impl NetfilterSocket {
         let (first, messages) = (batch.first, batch.messages);
         let last = first.wrapping_add(messages);
         self.sequence = last.wrapping_add(1);
+        let fault = fault::before(Effect::Firewall);
+        if let Some(Fault::Refused(errno)) = fault {
+            let refusal = Refusal { errno: Some(Errno::from_raw(errno)), extack: None };
+            return Ok(vec![(None, refusal)]);
+        }
         self.send(&batch.finish())?;
+        if let Some(Fault::Lost) = fault {
+            return Err(SocketError::Overrun);
+        }
+        fault::after(Effect::Firewall);
         let (mut refused, mut acknowledged) = (Vec::new(), false);
         while let Some(datagram) = self.receive(libc::MSG_DONTWAIT)? {
             for part in parts(&datagram) {

@@ -4,6 +4,7 @@
 //! - `bad_input`: what is refused, and that nothing changes
 //! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
 //! - `command`: every subcommand of `netloom`, its output and exit codes
+//! - `help`: every example of `--help`, run; completions and manual pages
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
 //! - `examples`: every file in `examples/` is what it says
@@ -16,6 +17,7 @@
 mod bad_input;
 mod command;
 mod examples;
+mod help;
 mod host;
 mod lab;
 mod netloom;

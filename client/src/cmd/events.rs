@@ -32,7 +32,7 @@ With -o json each event is one line.
 
 Example:
   netloom events --kind Attachment --name red0
-  netloom events -f --after 120 -o json";
+  netloom events -f -o json";
 
 impl Events {
     pub async fn run(self, session: &Session) -> Result<Outcome> {

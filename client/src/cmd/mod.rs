@@ -8,6 +8,7 @@ mod exec;
 mod net;
 mod ns;
 mod objects;
+mod pages;
 mod publish;
 mod reservations;
 mod state;
@@ -16,14 +17,10 @@ mod status;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, Parser, Subcommand};
 use netloom_client::{Client, ConnectOptions, Endpoint, RequestId, WriteOptions};
 
-use crate::{
-    fault::Fault,
-    output::{Format, print},
-};
+use crate::{fault::Fault, output::Format};
 
 /// Namespaces, networks, attachments and published ports of this host, through netloomd.
 #[derive(Debug, Parser)]
@@ -128,11 +125,9 @@ enum Command {
     /// Show what the kernel has for a namespace, or for `host`, now
     State(state::State),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  netloom completions bash > /etc/bash_completion.d/netloom")]
-    Completions {
-        /// Which shell
-        shell: Shell,
-    },
+    Completions(pages::Completions),
+    /// Write the manual pages
+    Man(pages::Man),
 }
 
 /// How a command ended that did not fail.
@@ -155,12 +150,6 @@ struct Session {
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Outcome> {
     let Cli { global, command } = cli;
-    if let Command::Completions { shell } = command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "netloom", &mut script);
-        print(&String::from_utf8_lossy(&script))?;
-        return Ok(Outcome::Done);
-    }
     let session = Session::new(global, command.writes())?;
     match command {
         Command::Ns(command) => command.run(&session).await,
@@ -178,7 +167,8 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Events(command) => command.run(&session).await,
         Command::Status(command) => command.run(&session).await,
         Command::State(command) => command.run(&session).await,
-        Command::Completions { .. } => Ok(Outcome::Done),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 
@@ -201,7 +191,8 @@ impl Command {
             | Command::Events(_)
             | Command::Status(_)
             | Command::State(_)
-            | Command::Completions { .. } => false,
+            | Command::Completions(_)
+            | Command::Man(_) => false,
         }
     }
 }
@@ -230,6 +221,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]

@@ -133,7 +133,7 @@ CREATE VIEW port_forward_conflicts AS
        AND other.last_port >= one.first_port
        AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address);
 
-CREATE TRIGGER port_forwards_conflict_of_changed AFTER UPDATE OF spec ON port_forwards
+CREATE TRIGGER port_forwards_conflict_of_changed AFTER UPDATE OF spec, alloc ON port_forwards
 WHEN EXISTS (SELECT 1 FROM port_forward_conflicts WHERE uid = new.uid)
 BEGIN
     SELECT raise(ABORT, 'two port forwards publish the same port');
@@ -162,9 +162,10 @@ CREATE TABLE port_forwards (
     -- The target may come later, so it is not a reference.
     protocol     TEXT    NOT NULL AS (spec ->> '$.protocol'),
     address      TEXT             AS (spec ->> '$.listen.address'),  -- NULL for any
-    first_port   INTEGER NOT NULL AS (spec ->> '$.listen.port'),
-    last_port    INTEGER NOT NULL AS (coalesce(spec ->> '$.listen.end_port', spec ->> '$.listen.port')),
-    CHECK (last_port - first_port BETWEEN 0 AND 1023)
+    first_port   INTEGER NOT NULL AS (coalesce(alloc ->> '$.port', spec ->> '$.listen.port')),
+    last_port    INTEGER NOT NULL
+                 AS (coalesce(spec ->> '$.listen.end_port', alloc ->> '$.port', spec ->> '$.listen.port')),
+    CHECK (first_port > 0 AND last_port - first_port BETWEEN 0 AND 1023)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX port_forwards_by_port ON port_forwards (protocol, first_port);

@@ -51,6 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         protocol: Protocol::Tcp,
         listen: Listen { address: None, port: 8080, end_port: None },
         target: Target { attachment: "blue0".parse()?, port: Some(80) },
+        sources: Vec::new(),
     };
     make::<PortForward>(&client, "web", forward).await?;
 

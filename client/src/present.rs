@@ -213,8 +213,9 @@ fn isolation(object: &Object<Network>) -> String {
 /// Where the host listens: `*:8080/tcp`.
 fn listen(object: &Object<PortForward>) -> String {
     let (listen, protocol) = (&object.spec.listen, object.spec.protocol);
-    let range = PortRange { address: listen.address, port: listen.port, end_port: listen.last_port() };
-    format!("{}/{protocol}", ports(&range))
+    let wanted = PortRange { address: listen.address, port: listen.port, end_port: listen.last_port() };
+    // The status has the port that was chosen.
+    format!("{}/{protocol}", ports(object.status.noun.listen.first().unwrap_or(&wanted)))
 }
 
 /// Where it goes: `blue0:80`.

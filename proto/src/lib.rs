@@ -40,7 +40,7 @@ pub use documents::{DocumentError, Documents};
 pub use event::{Event, EventPage, EventType};
 pub use ids::{Etag, RequestId, Uid};
 pub use namespace::{Namespace, NamespaceSpec, NamespaceStatus};
-pub use net::{Cidr, IfName, InterfaceAddress, Mac};
+pub use net::{Cidr, IfName, InterfaceAddress, Mac, Prefix};
 pub use network::{
     AddressRange, BridgeKind, Egress, Isolation, MTU_DEFAULT, Network, NetworkKind, NetworkSpec,
     NetworkStatus, NoOptions, Subnet, SubnetStatus,
@@ -50,7 +50,8 @@ pub use object::{
     Status,
 };
 pub use port_forward::{
-    Listen, MAX_RANGE_PORTS, PortForward, PortForwardSpec, PortForwardStatus, PortRange, Protocol, Target,
+    Listen, MAX_RANGE_PORTS, MAX_SOURCES, PortForward, PortForwardSpec, PortForwardStatus, PortRange,
+    Protocol, Target,
 };
 pub use problem::{ErrorReason, Problem, Violation, Violations};
 pub use reservation::{Reservation, ReservationSpec, ReservationStatus};

@@ -11,6 +11,7 @@ text_schema!(Mac, |text| text
     .pattern(Some("^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$"))
     .examples(["02:00:00:00:01:11"]));
 text_schema!(Cidr, |text| text.examples(["192.168.15.0/24"]));
+text_schema!(Prefix, |text| text.examples(["10.0.0.0/8"]));
 text_schema!(InterfaceAddress, |text| text.examples(["192.168.15.1/24"]));
 text_schema!(IfName, |text| text.max_length(Some(15)).examples(["eth0"]));
 
@@ -172,6 +173,46 @@ impl fmt::Display for Cidr {
 }
 
 as_text!(Cidr);
+
+/// Any prefix, from all addresses of a family to a single one: host bits zero. An address alone is the prefix of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix(IpNet);
+
+impl Prefix {
+    /// The prefix.
+    pub fn net(&self) -> IpNet {
+        self.0
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let net = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => {
+                text.parse::<IpNet>().map_err(|_| "must be a prefix such as 10.0.0.0/8 or 2001:db8::/32")?
+            }
+        };
+        if net.addr() != net.network() {
+            return Err(format!("has host bits set; did you mean {}?", net.trunc()));
+        }
+        match net {
+            IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
+                Err("is the IPv4-mapped range; write it as IPv4".into())
+            }
+            IpNet::V4(_) | IpNet::V6(_) => Ok(Self(net)),
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+as_text!(Prefix);
 
 /// An address together with its subnet's prefix length, as `ip addr` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    convert::{FromPb, Path, ToPb, address, all, list, message, required, u16_field},
+    convert::{FromPb, Path, ToPb, address, all, list, message, parse, required, u16_field},
+    net::Prefix,
     object::{Kind, Noun, Status},
     pb,
     problem::Violations,
@@ -19,6 +20,8 @@ pub struct PortForward;
 
 /// A range holds at most this many ports, since each is reserved by a bound socket.
 pub const MAX_RANGE_PORTS: u16 = 1024;
+/// A PortForward names at most this many sources.
+pub const MAX_SOURCES: usize = 128;
 
 /// What is wanted of a PortForward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -26,10 +29,15 @@ pub const MAX_RANGE_PORTS: u16 = 1024;
 pub struct PortForwardSpec {
     /// Immutable.
     pub protocol: Protocol,
-    /// Where the host listens. Immutable.
+    /// Where the host listens.
     pub listen: Listen,
     /// Where it goes.
     pub target: Target,
+    /// Only these prefixes may use it; the host itself always may. A family of which none is named is shut out. None:
+    /// everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 128)]
+    pub sources: Vec<Prefix>,
 }
 
 /// A transport protocol.
@@ -40,6 +48,8 @@ pub enum Protocol {
     Tcp,
     /// RFC 768.
     Udp,
+    /// RFC 9260, where the kernel tracks it.
+    Sctp,
 }
 
 impl Protocol {
@@ -48,6 +58,7 @@ impl Protocol {
         match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         }
     }
 }
@@ -64,7 +75,8 @@ impl FromStr for Protocol {
         match text {
             "tcp" => Ok(Protocol::Tcp),
             "udp" => Ok(Protocol::Udp),
-            other => Err(format!("{other:?} is not one of tcp, udp")),
+            "sctp" => Ok(Protocol::Sctp),
+            other => Err(format!("{other:?} is not one of tcp, udp, sctp")),
         }
     }
 }
@@ -77,8 +89,7 @@ pub struct Listen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
-    /// 1 to 65535.
-    #[schema(minimum = 1)]
+    /// 1 to 65535. 0: netloom chooses a free one, shows it in `status`, and keeps it.
     pub port: u16,
     /// Last port of a range; at most 1 024 ports. Unset: one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +98,11 @@ pub struct Listen {
 }
 
 impl Listen {
+    /// Whether the port is netloom's to choose.
+    pub fn is_chosen(&self) -> bool {
+        self.port == 0
+    }
+
     /// The last port, which is the first one of a single port.
     pub fn last_port(&self) -> u16 {
         self.end_port.unwrap_or(self.port)
@@ -99,7 +115,7 @@ impl Listen {
 pub struct Target {
     /// Which Attachment. It need not exist yet.
     pub attachment: Name,
-    /// First port there. Unset: the listen port.
+    /// First port there. Unset: the listen port. Required when that is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub port: Option<u16>,
@@ -108,7 +124,7 @@ pub struct Target {
 /// What is known of a PortForward.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortForwardStatus {
-    /// Where the host listens.
+    /// Where the host listens, with the port that was chosen.
     #[serde(default)]
     pub listen: Vec<PortRange>,
     /// Where it goes.
@@ -137,11 +153,17 @@ impl Noun for PortForward {
     fn validate(spec: &PortForwardSpec, at: &Path) -> Result<(), Violations> {
         let mut wrong = Violations::default();
         let listen = at.field("listen");
-        if spec.listen.port == 0 {
-            wrong.add(listen.field("port").to_string(), "must be 1 to 65535");
-        }
         let last = spec.listen.last_port();
-        if last < spec.listen.port {
+        if spec.listen.is_chosen() {
+            if spec.listen.end_port.is_some() {
+                let why = "a range cannot be chosen: name its first port, or leave end_port unset";
+                wrong.add(listen.field("end_port").to_string(), why);
+            }
+            if spec.target.port.is_none() {
+                let why = "is required when netloom chooses the listen port";
+                wrong.add(at.field("target").field("port").to_string(), why);
+            }
+        } else if last < spec.listen.port {
             wrong.add(
                 listen.field("end_port").to_string(),
                 format!("{last} is below port {}", spec.listen.port),
@@ -156,9 +178,15 @@ impl Noun for PortForward {
         if let Some(port) = spec.target.port {
             if port == 0 {
                 wrong.add(target.to_string(), "must be 1 to 65535");
-            } else if u32::from(port) + u32::from(last.saturating_sub(spec.listen.port)) > 65535 {
+            } else if u32::from(port) + u32::from(last.saturating_sub(spec.listen.port)) > 65535
+                && !spec.listen.is_chosen()
+            {
                 wrong.add(target.to_string(), "makes the range end above 65535");
             }
+        }
+        if spec.sources.len() > MAX_SOURCES {
+            let why = format!("has {} entries; at most {MAX_SOURCES} are allowed", spec.sources.len());
+            wrong.add(at.field("sources").to_string(), why);
         }
         check_listen_address(spec.listen.address, &listen.field("address"), &mut wrong);
         wrong.into_result(())
@@ -183,22 +211,26 @@ fn check_listen_address(address: Option<IpAddr>, at: &Path, wrong: &mut Violatio
 
 impl FromPb<pb::PortForwardSpec> for PortForwardSpec {
     fn from_pb(spec: pb::PortForwardSpec, at: &Path) -> Result<Self, Violations> {
-        let pb::PortForwardSpec { protocol, listen, target } = spec;
+        let pb::PortForwardSpec { protocol, listen, target, sources } = spec;
+        let here = at.field("sources");
+        let sources = sources.iter().enumerate().map(|(index, text)| parse(text, &here.item(index)));
         Ok(Self {
             protocol: required(&protocol, &at.field("protocol"))?,
             listen: message(listen, &at.field("listen"))?,
             target: message(target, &at.field("target"))?,
+            sources: sources.collect::<Result<_, _>>()?,
         })
     }
 }
 
 impl ToPb<pb::PortForwardSpec> for PortForwardSpec {
     fn to_pb(&self) -> pb::PortForwardSpec {
-        let Self { protocol, listen, target } = self;
+        let Self { protocol, listen, target, sources } = self;
         pb::PortForwardSpec {
             protocol: protocol.to_string(),
             listen: Some(listen.to_pb()),
             target: Some(target.to_pb()),
+            sources: sources.iter().map(Prefix::to_string).collect(),
         }
     }
 }

@@ -66,6 +66,7 @@ impl Daemon {
             kernel.clone(),
             waker,
             pools,
+            config.forward_ports.clone(),
         ));
 
         let (stop, stopped) = watch::channel(false);

@@ -24,6 +24,7 @@ fn cases() -> Vec<Case> {
         json!({"name": "a", "spec": spec})
     };
     let forward = |listen: Value| json!({"name": "f", "spec": {"protocol": "tcp", "listen": listen, "target": {"attachment": "red0"}}});
+    let from_sources = |sources: Value| json!({"name": "f", "spec": {"protocol": "udp", "listen": {"port": 9}, "target": {"attachment": "red0"}, "sources": sources}});
     vec![
         ("POST", ns, json!({}), 400, inv, "name"),
         ("POST", ns, json!({"name": ""}), 400, inv, "name"),
@@ -187,7 +188,28 @@ fn cases() -> Vec<Case> {
             "IMMUTABLE_FIELD",
             "spec.network",
         ),
-        ("POST", fwd, forward(json!({"port": 0})), 400, inv, "spec.listen.port"),
+        ("POST", fwd, forward(json!({"port": 0})), 400, inv, "spec.target.port"),
+        ("POST", fwd, forward(json!({"port": 0, "end_port": 80})), 400, inv, "spec.listen.end_port"),
+        ("POST", fwd, from_sources(json!(["10.0.0.1/8"])), 400, inv, "spec.sources[0]"),
+        ("POST", fwd, from_sources(json!(["10.0.0.0/8", "everybody"])), 400, inv, "spec.sources[1]"),
+        ("POST", fwd, from_sources(json!(["::ffff:10.0.0.0/104"])), 400, inv, "spec.sources[0]"),
+        ("POST", fwd, from_sources(json!(vec!["10.0.0.0/8"; 129])), 400, inv, "spec.sources"),
+        (
+            "PATCH",
+            "/v1/port-forwards/web",
+            json!({"spec": {"protocol": "udp"}}),
+            422,
+            "IMMUTABLE_FIELD",
+            "spec.protocol",
+        ),
+        (
+            "PATCH",
+            "/v1/port-forwards/web",
+            json!({"spec": {"listen": {"address": "::1"}}}),
+            400,
+            inv,
+            "spec.listen.address",
+        ),
         ("POST", fwd, forward(json!({"port": 65536})), 400, inv, "spec.listen.port"),
         ("POST", fwd, forward(json!({"port": 90, "end_port": 80})), 400, inv, "spec.listen.end_port"),
         ("POST", fwd, forward(json!({"port": 1000, "end_port": 3000})), 400, inv, "spec.listen.end_port"),

@@ -7,6 +7,7 @@
 //! - `help`: every example of `--help`, run; completions and manual pages
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
+//! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `examples`: every file in `examples/` is what it says
 //! - `tidy`: the walls of ARCHITECTURE.md
 
@@ -17,6 +18,7 @@
 mod bad_input;
 mod command;
 mod examples;
+mod forwards;
 mod help;
 mod host;
 mod lab;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
             .word("log_format", flags.log_format.clone().or(file.log_format), LOG_FORMATS)
             .unwrap_or(base.log_format),
         pools: file.pool.map_or(base.pools, |pools| check.pools(pools)),
+        forward_ports: file.forward_ports.map_or(base.forward_ports, |text| check.ports(&text)),
         forwarding: check.word("forwarding", file.forwarding, FORWARDINGS).unwrap_or(base.forwarding),
         drift: check.word("drift", flags.drift.clone().or(file.drift), DRIFTS).unwrap_or(base.drift),
         events: check.events(file.events),
@@ -226,6 +228,17 @@ impl Check {
             pools.push(Pool { cidr: net, prefix_len });
         }
         pools
+    }
+
+    fn ports(&mut self, text: &str) -> RangeInclusive<u16> {
+        let range = text.split_once('-').and_then(|(first, last)| {
+            let range = first.trim().parse::<u16>().ok()?..=last.trim().parse().ok()?;
+            (*range.start() > 0 && !range.is_empty()).then_some(range)
+        });
+        range.unwrap_or_else(|| {
+            self.fault("forward_ports", text, "is not a range of ports", "write it like \"61000-65535\"");
+            1..=1
+        })
     }
 
     fn events(&mut self, file: FileEvents) -> EventRetention {

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) forwarding: Option<String>,
     pub(super) drift: Option<String>,
     pub(super) pool: Option<Vec<FilePool>>,
+    pub(super) forward_ports: Option<String>,
     #[serde(default)]
     pub(super) events: FileEvents,
     #[serde(default)]

@@ -10,6 +10,7 @@ mod file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where subnets are chosen from when a Network names none; in this order.
     pub pools: Vec<Pool>,
+    /// Where a PortForward's listen port is chosen from.
+    pub forward_ports: RangeInclusive<u16>,
     /// Whether IP forwarding is turned on when something needs it.
     pub forwarding: Forwarding,
     /// What is done about what others changed in the kernel.
@@ -213,6 +216,7 @@ impl Default for Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             pools: vec![DEFAULT_POOL],
+            forward_ports: DEFAULT_FORWARD_PORTS,
             forwarding: Forwarding::Manage,
             drift: Drift::Repair,
             events: EventRetention::default(),
@@ -258,6 +262,9 @@ const READ_SOCKET: &str = "read.sock";
 /// 1 024 subnets of 254 hosts; those that the host has a route into are never chosen.
 const DEFAULT_POOL: Pool =
     Pool { cidr: IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 88, 0, 0)), 14), prefix_len: 24 };
+
+/// Above those that Linux gives to outgoing connections by itself.
+const DEFAULT_FORWARD_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
 fn list(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("\n  {fault}")).collect()

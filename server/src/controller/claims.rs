@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use netloom_api::{
-    AddressRange, Attachment, AttachmentSpec, Cidr, ErrorReason, IfName, InterfaceAddress, Kind, Name,
-    Namespace, NamespaceSpec, Network, NetworkSpec, PortForward, PortForwardSpec, Reservation,
-    ReservationSpec, Subnet, Uid,
+    AddressRange, Attachment, AttachmentSpec, Cidr, ErrorReason, IfName, InterfaceAddress, Kind, Listen,
+    Name, Namespace, NamespaceSpec, Network, NetworkSpec, PortForward, PortForwardSpec, Protocol,
+    Reservation, ReservationSpec, Subnet, Uid,
 };
 
 use super::edit::{Context, Edit, device_of};
@@ -13,8 +13,8 @@ use crate::{
     error::{Error, Result},
     ipam,
     world::{
-        AttachmentAlloc, NetworkAlloc, Nothing, ReservationAlloc, Stored, SubnetAlloc, World, WorldNoun,
-        mac_of,
+        AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored, SubnetAlloc,
+        World, WorldNoun, mac_of,
     },
 };
 
@@ -355,25 +355,32 @@ impl Claims for PortForward {
         if old.protocol != new.protocol {
             return Err(Error::immutable("spec.protocol", Kind::PortForward));
         }
-        if old.listen != new.listen {
-            return Err(Error::immutable("spec.listen", Kind::PortForward));
-        }
         Ok(())
     }
 
     fn claim(
         edit: &mut Edit,
         name: &Name,
-        _uid: Uid,
+        uid: Uid,
         spec: &PortForwardSpec,
-        _old: Option<&Nothing>,
-        _context: &Context,
-    ) -> Result<Nothing> {
-        if let Some((port, holder)) = edit.world.listen_conflict(name, spec) {
-            let detail = format!("{} port {port} is published by PortForward {holder}", spec.protocol);
-            let error =
-                Error::new(ErrorReason::PortTaken, detail).with("conflict", format!("PortForward/{holder}"));
-            return Err(error.at("spec.listen.port"));
+        old: Option<&PortForwardAlloc>,
+        context: &Context,
+    ) -> Result<PortForwardAlloc> {
+        if spec.protocol == Protocol::Sctp && !context.sctp {
+            let detail = "this kernel does not track SCTP (CONFIG_NF_CT_PROTO_SCTP), so it cannot forward it";
+            return Err(Error::new(ErrorReason::Unsupported, detail).at("spec.protocol"));
+        }
+        let alloc = match spec.listen.is_chosen() {
+            true => PortForwardAlloc { port: Some(chosen_port(edit, name, uid, spec, old, context)?) },
+            false => PortForwardAlloc::default(),
+        };
+        if let Some((port, holder)) = edit.world.listen_conflict(name, spec.protocol, &spec.listen) {
+            let dying =
+                edit.world.get::<PortForward>(holder).is_some_and(|one| one.meta.delete_time.is_some());
+            let how = if dying { ", which is being deleted; try again" } else { "" };
+            let detail = format!("{} port {port} is published by PortForward {holder}{how}", spec.protocol);
+            let error = Error::new(ErrorReason::PortTaken, detail).with("port", port);
+            return Err(error.with("conflict", format!("PortForward/{holder}")).at("spec.listen.port"));
         }
         let target = edit.world.get::<Attachment>(&spec.target.attachment);
         if let (Some(target), Some(address)) = (target, spec.listen.address)
@@ -384,8 +391,38 @@ impl Claims for PortForward {
                 format!("Attachment {} has no {family} address to forward {address} to", target.meta.name);
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.listen.address"));
         }
-        Ok(Nothing {})
+        Ok(alloc)
     }
+}
+
+/// The port that it had, or the next free one after a place that its identity gives: so one that was given back does
+/// not come again at once.
+fn chosen_port(
+    edit: &Edit,
+    name: &Name,
+    uid: Uid,
+    spec: &PortForwardSpec,
+    old: Option<&PortForwardAlloc>,
+    context: &Context,
+) -> Result<u16> {
+    let free = |port: &u16| {
+        let listen = Listen { port: *port, ..spec.listen.clone() };
+        !context.busy.contains(&(spec.protocol, *port))
+            && edit.world.listen_conflict(name, spec.protocol, &listen).is_none()
+    };
+    let (first, last) = (*context.forward_ports.start(), *context.forward_ports.end());
+    let count = usize::from(last.saturating_sub(first)) + 1;
+    let [.., high, low] = *uid.as_bytes();
+    let skip = usize::from(u16::from_be_bytes([high, low])) % count;
+    let had = old.and_then(|old| old.port).into_iter();
+    let ports = (first..=last).cycle().skip(skip).take(count);
+    had.chain(ports).find(free).ok_or_else(|| {
+        let detail = format!(
+            "no {} port is left of {first} to {last}; name one, or widen `forward_ports`",
+            spec.protocol
+        );
+        Error::new(ErrorReason::PoolExhausted, detail).at("spec.listen.port")
+    })
 }
 
 impl Claims for Reservation {

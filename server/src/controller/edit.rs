@@ -4,12 +4,17 @@
 //! released before anything is claimed, so two attachments may swap addresses, and drafts may come in any order.
 //! Explicit wishes are served before open choices.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use netloom_api::{
     Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
-    Network, Path, PortForward, Reservation, Timestamp, Uid,
+    Network, Path, PortForward, Protocol, Reservation, Timestamp, Uid,
 };
 use serde_json::{Map, Value};
 
@@ -72,6 +77,12 @@ pub(super) struct Context {
     pub pools: Arc<[Pool]>,
     /// Prefixes of the host's own links, with the links' names.
     pub on_link: Vec<(IpNet, String)>,
+    /// Where listen ports are chosen from.
+    pub forward_ports: RangeInclusive<u16>,
+    /// Ports that other processes were found to have, just now.
+    pub busy: BTreeSet<(Protocol, u16)>,
+    /// Whether SCTP can be forwarded.
+    pub sctp: bool,
 }
 
 /// What the changes make.

@@ -3,14 +3,11 @@
 //! Writers compute under a lock, on the World as last *submitted*, and wait for the database outside of it; so commits
 //! pipeline into the store's groups. When a group fails, what was built on it is refused and computed anew.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use netloom_api::{Event, EventType, Kind, Name, Timestamp, Uid};
 
-use super::{edit::dependents, render};
+use super::{edit::dependents, ports::Ports, render};
 use crate::{
     error::{Error, Result},
     reconcile::board::Board,
@@ -25,20 +22,14 @@ const TRIES: usize = 5;
 pub struct Intent {
     store: Store,
     head: tokio::sync::Mutex<Head>,
-    ports: Mutex<Ports>,
+    /// Host ports that are held by a bound socket.
+    pub(super) ports: Ports,
 }
 
 /// The World as last submitted.
 struct Head {
     world: Arc<World>,
     epoch: u64,
-}
-
-/// Host ports that are held by a bound socket, by PortForward.
-#[derive(Default)]
-struct Ports {
-    held: HashMap<Uid, crate::kernel::claim::Claim>,
-    lost: HashSet<Uid>,
 }
 
 /// What a write wants to keep.
@@ -61,7 +52,7 @@ impl Intent {
     /// A writer on top of what the store has.
     pub fn new(store: Store) -> Self {
         let Snapshot { world, epoch, .. } = store.snapshot();
-        Self { store, head: tokio::sync::Mutex::new(Head { world, epoch }), ports: Mutex::default() }
+        Self { store, head: tokio::sync::Mutex::new(Head { world, epoch }), ports: Ports::default() }
     }
 
     /// The World as last committed.
@@ -120,6 +111,7 @@ impl Intent {
 
     /// Drops the rows of objects that are marked as deleted and that the kernel is rid of.
     pub async fn retire(&self, board: &Board, gone: Vec<(Kind, Name, Uid)>) -> Result<()> {
+        let mut dropped = Vec::new();
         let built = self.write(|before| {
             let mut world = before.clone();
             let mut removes = Vec::new();
@@ -140,6 +132,7 @@ impl Intent {
                 }
                 left = later;
             }
+            dropped.clone_from(&removes);
             if removes.is_empty() {
                 return Ok(((), None));
             }
@@ -153,10 +146,10 @@ impl Intent {
             Ok(((), Some(write)))
         });
         built.await?;
-        let mut ports = self.ports();
-        for (_, _, uid) in &gone {
-            ports.held.remove(uid);
-            ports.lost.remove(uid);
+        for object in &dropped {
+            if let AnyStored::PortForward(forward) = object {
+                self.ports.drop_all(forward);
+            }
         }
         Ok(())
     }
@@ -174,32 +167,6 @@ impl Intent {
         if let Err(error) = self.store.submit(Batch { events, ..Batch::default() }) {
             tracing::warn!(%error, "status events were not logged");
         }
-    }
-
-    /// Holds a forward's host ports until its row is dropped.
-    pub(super) fn hold_ports(&self, uid: Uid, claim: crate::kernel::claim::Claim) {
-        let mut ports = self.ports();
-        ports.held.insert(uid, claim);
-        ports.lost.remove(&uid);
-    }
-
-    /// Lets go of ports of a forward that did not come to be.
-    pub(super) fn release_ports(&self, uid: &Uid) {
-        self.ports().held.remove(uid);
-    }
-
-    /// Remembers that another process has a forward's port.
-    pub(super) fn lose_ports(&self, uid: Uid) {
-        self.ports().lost.insert(uid);
-    }
-
-    /// Whether another process has a forward's port.
-    pub fn port_is_lost(&self, uid: &Uid) -> bool {
-        self.ports().lost.contains(uid)
-    }
-
-    fn ports(&self) -> std::sync::MutexGuard<'_, Ports> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,6 +12,8 @@ mod read;
 mod render;
 
 use std::{
+    collections::BTreeSet,
+    ops::RangeInclusive,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -43,6 +45,8 @@ pub use render::Render;
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 /// How long a write may wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How many chosen ports may turn out to be taken by other processes before a write gives up.
+const CHOICES: usize = 256;
 
 /// Who asks, and how.
 #[derive(Clone, Debug)]
@@ -91,6 +95,7 @@ pub struct Controller {
     kernel: Kernel,
     waker: Waker,
     pools: Arc<[Pool]>,
+    forward_ports: RangeInclusive<u16>,
 }
 
 impl Controller {
@@ -102,8 +107,9 @@ impl Controller {
         kernel: Kernel,
         waker: Waker,
         pools: Arc<[Pool]>,
+        forward_ports: RangeInclusive<u16>,
     ) -> Self {
-        Self { intent, board, around, kernel, waker, pools }
+        Self { intent, board, around, kernel, waker, pools, forward_ports }
     }
 
     /// Makes the changes, all or none, and waits for the kernel as long as the options say.
@@ -135,21 +141,7 @@ impl Controller {
     ) -> Result<Committed> {
         self.await_names(&changes, options.wait).await;
         let context = self.context(&changes).await?;
-        let mut claimed = Vec::new();
-        let written = self.intent.write(|before| {
-            let edit = edit::edit(before, changes.clone(), &context)?;
-            claimed.iter().for_each(|uid| self.intent.release_ports(uid));
-            claimed = ports::claim(&self.intent, before, &edit)?;
-            let write = self.to_write(before, &edit, caller, request.as_ref());
-            Ok((edit, write))
-        });
-        let (edit, durable) = match written.await {
-            Ok(written) => written,
-            Err(error) => {
-                claimed.iter().for_each(|uid| self.intent.release_ports(uid));
-                return Err(error);
-            }
-        };
+        let (edit, durable) = self.write(&changes, context, caller, request.as_ref()).await?;
         let touched: Vec<(Kind, Name)> =
             edit.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect();
         if !touched.is_empty() {
@@ -161,6 +153,52 @@ impl Controller {
         }
         settled?;
         Ok(self.committed(&edit))
+    }
+
+    /// Checks, claims and commits. A chosen port that turns out to be taken is chosen anew.
+    async fn write(
+        &self,
+        changes: &[Change],
+        mut context: Context,
+        caller: &Caller,
+        request: Option<&Request>,
+    ) -> Result<(Edit, Option<crate::store::Pending<()>>)> {
+        let ports = &self.intent.ports;
+        let mut claimed = ports::Claimed::default();
+        let mut base = None;
+        let mut refused = None;
+        let written = self.intent.write(|before| {
+            ports.undo(std::mem::take(&mut claimed));
+            let edit = loop {
+                let edit = edit::edit(before, changes.to_vec(), &context)?;
+                match ports.claim(before, &edit) {
+                    Ok(new) => {
+                        claimed = new;
+                        break edit;
+                    }
+                    Err(ports::Refused { choice: Some(taken), .. }) if context.busy.len() < CHOICES => {
+                        context.busy.insert(taken);
+                    }
+                    Err(ports::Refused { error, protocol, .. }) => {
+                        refused = Some(protocol);
+                        return Err(error);
+                    }
+                }
+            };
+            base = Some(before.clone());
+            let write = self.to_write(before, &edit, caller, request);
+            Ok((edit, write))
+        });
+        match written.await {
+            Ok((edit, durable)) => {
+                base.iter().for_each(|before| ports.settle(before, &edit));
+                Ok((edit, durable))
+            }
+            Err(error) => {
+                ports.undo(claimed);
+                Err(ports::with_holder(error, refused).await)
+            }
+        }
     }
 
     /// A name that is being deleted is worth waiting for.
@@ -182,7 +220,15 @@ impl Controller {
             Change::Delete(_) => false,
         });
         let on_link = if makes_network { self.on_link().await? } else { Vec::new() };
-        Ok(Context { now: intent::now(), pools: self.pools.clone(), on_link })
+        let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
+        Ok(Context {
+            now: intent::now(),
+            pools: self.pools.clone(),
+            on_link,
+            forward_ports: self.forward_ports.clone(),
+            busy: BTreeSet::new(),
+            sctp: features.sctp,
+        })
     }
 
     /// The host's own prefixes; those of our own devices are left out, since the World knows them.
@@ -411,6 +457,14 @@ impl Controller {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests name changes that are right")]
 pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_api::Timestamp) -> World {
-    let context = Context { now, pools: crate::config::Config::default().pools.into(), on_link: Vec::new() };
+    let config = crate::config::Config::default();
+    let context = Context {
+        now,
+        pools: config.pools.into(),
+        on_link: Vec::new(),
+        forward_ports: config.forward_ports,
+        busy: BTreeSet::new(),
+        sctp: true,
+    };
     edit::edit(before, changes, &context).unwrap().world
 }

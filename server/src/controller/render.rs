@@ -141,9 +141,9 @@ impl Render for Attachment {
 
 impl Render for PortForward {
     fn status(object: &Stored<Self>, world: &World, _entry: &Entry) -> PortForwardStatus {
-        let listen = &object.spec.listen;
+        let listen = object.listen();
         let span = listen.last_port() - listen.port;
-        let first = object.spec.target.port.unwrap_or(listen.port);
+        let first = object.target_port();
         let attachment = world.get::<Attachment>(&object.spec.target.attachment);
         let targets =
             attachment.map(|attachment| crate::want::targets(object, attachment).collect::<Vec<_>>());

@@ -241,4 +241,6 @@ pub struct Features {
     pub ipv6: bool,
     /// IPv6 forwarding can be switched per device (Linux ≥ 6.17).
     pub force_forwarding: bool,
+    /// Flows of SCTP are tracked, so that they can be forwarded.
+    pub sctp: bool,
 }

@@ -4,17 +4,20 @@
 //! The sockets do not listen and do not share (no `SO_REUSEADDR`): a bind by anyone else fails while the
 //! [`Claim`] lives, and ours fails while anyone else has the port. Nothing blocks here; but the ports are those of
 //! the calling thread's network namespace.
+//!
+//! A TCP port of which only the ends of old connections are left (TIME_WAIT) is free: see [`bound_behind_old_ones`].
+//! Where the kernel has no SCTP sockets nobody can have an SCTP port, and none is needed to keep it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use netloom_api::Protocol;
 use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
 
+use super::holder;
 use crate::fault::{self, Effect};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-};
 
 /// The most ports of one claim.
 pub const MOST_PORTS: u32 = 1024;
@@ -38,6 +41,7 @@ pub struct Claim {
     ports: Ports,
     // Held for their effect.
     _sockets: Vec<OwnedFd>,
+    whole: bool,
 }
 
 /// Nothing was claimed.
@@ -91,13 +95,19 @@ pub fn claim(ports: Ports) -> Result<Claim, ClaimError> {
         return Err(ClaimError::BadRange { first, last });
     }
     let mut sockets = Vec::with_capacity(count as usize);
+    let mut whole = true;
     for port in first..=last {
-        sockets.push(match address {
+        let socket = match address {
             Some(address) => bound(SocketAddr::new(address, port), protocol, Reach::OneFamily)?,
             None => bound_on_any(port, protocol)?,
-        });
+        };
+        match socket {
+            Bound::Held(socket) => sockets.push(socket),
+            Bound::Later => whole = false,
+            Bound::NobodyCan => {}
+        }
     }
-    Ok(Claim { ports, _sockets: sockets })
+    Ok(Claim { ports, _sockets: sockets, whole })
 }
 
 impl Claim {
@@ -105,6 +115,19 @@ impl Claim {
     pub fn ports(&self) -> Ports {
         self.ports
     }
+
+    /// Whether every port is held. One is not while old connections end that went out from it: claim it again then.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+}
+
+enum Bound {
+    Held(OwnedFd),
+    /// Free, but not to be held before old connections have ended.
+    Later,
+    /// The kernel has no sockets of the protocol.
+    NobodyCan,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,7 +137,7 @@ enum Reach {
 }
 
 /// One socket for both families; on a host without IPv6 there is one family only.
-fn bound_on_any(port: u16, protocol: Protocol) -> Result<OwnedFd, ClaimError> {
+fn bound_on_any(port: u16, protocol: Protocol) -> Result<Bound, ClaimError> {
     let any = |address: IpAddr| SocketAddr::new(address, port);
     match bound(any(Ipv6Addr::UNSPECIFIED.into()), protocol, Reach::BothFamilies) {
         Err(ClaimError::System { errno: Errno::EAFNOSUPPORT, .. } | ClaimError::NotAnAddressHere { .. }) => {
@@ -124,29 +147,66 @@ fn bound_on_any(port: u16, protocol: Protocol) -> Result<OwnedFd, ClaimError> {
     }
 }
 
-fn bound(address: SocketAddr, protocol: Protocol, reach: Reach) -> Result<OwnedFd, ClaimError> {
+fn bound(address: SocketAddr, protocol: Protocol, reach: Reach) -> Result<Bound, ClaimError> {
     let port = address.port();
     let failed = |operation| move |errno| ClaimError::System { port, operation, errno };
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let kind = match protocol {
-        Protocol::Tcp => SockType::Stream,
-        Protocol::Udp => SockType::Datagram,
+    let socket = match open(address, protocol, reach) {
+        Ok(socket) => socket,
+        Err((_, Errno::EPROTONOSUPPORT | Errno::ESOCKTNOSUPPORT)) if protocol == Protocol::Sctp => {
+            return Ok(Bound::NobodyCan);
+        }
+        Err((operation, errno)) => return Err(failed(operation)(errno)),
     };
-    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).map_err(failed("socket"))?;
+    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(address));
+    match fault::around(Effect::Claim, bind) {
+        Ok(()) => Ok(Bound::Held(socket)),
+        Err(Errno::EADDRINUSE) => bound_behind_old_ones(&address, protocol, reach)
+            .ok_or(ClaimError::Taken { address: address.ip(), port }),
+        Err(Errno::EADDRNOTAVAIL) => Err(ClaimError::NotAnAddressHere { address: address.ip() }),
+        Err(Errno::EACCES | Errno::EPERM) => Err(ClaimError::Denied { port }),
+        Err(errno) => Err(failed("bind")(errno)),
+    }
+}
+
+fn open(address: SocketAddr, protocol: Protocol, reach: Reach) -> Result<OwnedFd, (&'static str, Errno)> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+        Protocol::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        Protocol::Sctp => (libc::SOCK_STREAM, libc::IPPROTO_SCTP),
+    };
+    // SAFETY: takes numbers and returns one. (The nix crate has no word for SCTP.)
+    let socket = Errno::result(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, number) });
+    // SAFETY: the descriptor is new, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket.map_err(|errno| ("socket", errno))?) };
     if address.is_ipv6() {
         let alone = reach == Reach::OneFamily;
-        setsockopt(&socket.as_fd(), sockopt::Ipv6V6Only, &alone).map_err(failed("IPV6_V6ONLY"))?;
+        setsockopt(&socket.as_fd(), sockopt::Ipv6V6Only, &alone).map_err(|errno| ("IPV6_V6ONLY", errno))?;
     }
     if protocol == Protocol::Udp {
         // Datagrams that are not forwarded end up here, unread: as few as the kernel lets us.
-        setsockopt(&socket.as_fd(), sockopt::RcvBuf, &0).map_err(failed("SO_RCVBUF"))?;
+        setsockopt(&socket.as_fd(), sockopt::RcvBuf, &0).map_err(|errno| ("SO_RCVBUF", errno))?;
     }
-    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(address));
-    fault::around(Effect::Claim, bind).map_err(|errno| match errno {
-        Errno::EADDRINUSE => ClaimError::Taken { address: address.ip(), port },
-        Errno::EADDRNOTAVAIL => ClaimError::NotAnAddressHere { address: address.ip() },
-        Errno::EACCES | Errno::EPERM => ClaimError::Denied { port },
-        errno => failed("bind")(errno),
-    })?;
     Ok(socket)
+}
+
+/// The port again, where nothing has it but connections that have ended and are only remembered (TIME_WAIT). To bind
+/// beside them takes SO_REUSEADDR, which is switched off again at once: who wants to listen on the port is then refused
+/// as ever. Beside those of programs that did not set the option themselves no bind is possible until the kernel has
+/// forgotten them, within a minute.
+fn bound_behind_old_ones(address: &SocketAddr, protocol: Protocol, reach: Reach) -> Option<Bound> {
+    if protocol != Protocol::Tcp || !holder::is_only_remembered(address.port()) {
+        return None;
+    }
+    let socket = open(*address, protocol, reach).ok()?;
+    setsockopt(&socket.as_fd(), sockopt::ReuseAddr, &true).ok()?;
+    let bound = bind(socket.as_raw_fd(), &SockaddrStorage::from(*address));
+    match bound {
+        Ok(()) => {
+            setsockopt(&socket.as_fd(), sockopt::ReuseAddr, &false).ok()?;
+            Some(Bound::Held(socket))
+        }
+        Err(Errno::EADDRINUSE) => Some(Bound::Later),
+        Err(_) => None,
+    }
 }

@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod echo;
 pub mod extack;
 pub mod frame;
+pub mod holder;
 pub mod host;
 pub mod lan;
 pub mod monitor;

@@ -147,6 +147,7 @@ impl Matrix {
                 let served = match protocol {
                     Protocol::Tcp => serve_tcp(&place.namespace, at, &name),
                     Protocol::Udp => serve_udp(&place.namespace, at, &name),
+                    Protocol::Sctp => anyhow::bail!("the lab has no probe of SCTP: leave it out of `expect`"),
                 };
                 match served {
                     Ok(server) => servers.push(server),
@@ -257,6 +258,7 @@ fn ask(
         (None, _) => probe::ping(from, target, within)?,
         (Some(port), Protocol::Tcp) => probe::tcp_exchange(from, SocketAddr::new(target, port), within)?,
         (Some(port), Protocol::Udp) => probe::udp_exchange(from, SocketAddr::new(target, port), within)?,
+        (Some(_), Protocol::Sctp) => anyhow::bail!("the lab has no probe of SCTP: leave it out of `expect`"),
     })
 }
 

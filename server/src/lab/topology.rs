@@ -55,10 +55,12 @@ fn member_line(
         .iter()
         .filter(|forward| forward.spec.target.attachment == member.meta.name)
         .map(|forward| {
-            let listen = &forward.spec.listen;
-            let on = listen.address.map_or_else(|| "host".to_owned(), |address| address.to_string());
-            let target = forward.spec.target.port.unwrap_or(listen.port);
-            format!("{on}:{} → :{target}/{}", listen.port, forward.spec.protocol)
+            let spec = &forward.spec;
+            let on = spec.listen.address.map_or_else(|| "host".to_owned(), |address| address.to_string());
+            // With the port that was chosen.
+            let port = forward.status.noun.listen.first().map_or(spec.listen.port, |range| range.port);
+            let target = spec.target.port.unwrap_or(port);
+            format!("{on}:{port} → :{target}/{}", spec.protocol)
         })
         .collect();
     let published = if published.is_empty() { String::new() } else { format!("  {}", published.join(", ")) };

@@ -74,7 +74,7 @@ impl Planner<'_> {
             self.plan.steps.push(Step::of_host(Action::InstallRules));
         }
         let (remove, add) = rules::diff(&have.rules, &want.rules);
-        let stale = stale_after(&remove, &add);
+        let stale = stale_after(&remove, &add, &want.rules.elements);
         // Both in one go: an element whose data changes is never absent for a packet, since the kernel's side commits
         // neighbouring rule steps together.
         self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));

@@ -106,6 +106,7 @@ fn world(recipe: &Recipe, before: &World) -> World {
                 attachment: targets.get(*target).cloned().unwrap_or_else(|| name("nobody".into())),
                 port: (*range == 2).then_some(8000),
             },
+            sources: if *range == 1 { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
         };
         drafts.push(draft::<PortForward>(format!("fwd{n}-{port}-{range}"), spec).into());
     }
@@ -113,7 +114,7 @@ fn world(recipe: &Recipe, before: &World) -> World {
 }
 
 fn surroundings() -> Surroundings {
-    let features = Features { ipv6: true, force_forwarding: true };
+    let features = Features { ipv6: true, force_forwarding: true, sctp: true };
     Surroundings { features, manages_forwarding: true, api_ports: vec![8443], facts: HostFacts::default() }
 }
 

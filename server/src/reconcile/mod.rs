@@ -223,6 +223,8 @@ impl<H: Host> Reconciler<H> {
 
     /// Compares everything with what the kernel has, and puts it right, or tells. Nothing else runs meanwhile.
     async fn full_pass(&mut self, drift: Drift) -> Result<(), String> {
+        // A port that another process had may be free again.
+        self.intent.reclaim_ports();
         let world = match drift {
             Drift::Repair => self.intent.committed(),
             // What no round has been about yet is no drift.

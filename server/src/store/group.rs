@@ -123,7 +123,9 @@ impl Transaction {
         self.rows(format_args!("DELETE FROM allocations WHERE holder_uid {OF}"), touched())?;
         self.rows(format_args!("DELETE FROM devices WHERE holder_uid {OF}"), touched())?;
         for (kind, _) in KIND_NAMES {
-            let gone = removes.iter().filter(|(of, _)| *of == kind).map(|(_, uid)| uid);
+            // A forward's ports are in its own row, so it is the row that makes room.
+            let moved = puts.keys().filter(|_| kind == Kind::PortForward);
+            let gone = removes.iter().chain(moved).filter(|(of, _)| *of == kind).map(|(_, uid)| uid);
             self.rows(format_args!("DELETE FROM {} WHERE uid {OF}", table(kind)), gone)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netloom_api::{Attachment, Listen, Network, PortForward};
 
 use super::{living, network};
@@ -18,6 +19,7 @@ pub(super) fn want(world: &World, forward: &Stored<PortForward>, net: &mut HostN
     let Some(network) = network::of(world, &attachment.spec.network) else { return };
     for target in targets(forward, attachment) {
         elements(forward, target, net);
+        gate(forward, target.is_ipv6(), net);
     }
     let switch = Sysctl::RouteLocalnet(network.alloc.device.clone());
     net.sysctls.insert((Stack::Host, switch), route_localnet(world, network).to_owned());
@@ -47,16 +49,13 @@ pub(super) fn route_localnet(world: &World, network: &Stored<Network>) -> &'stat
 
 /// One hash element per single or shifted port, one interval element for a range that keeps its ports.
 fn elements(forward: &Stored<PortForward>, to: IpAddr, net: &mut HostNet) {
-    let spec = &forward.spec;
-    let transport = match spec.protocol {
-        netloom_api::Protocol::Tcp => Transport::Tcp,
-        netloom_api::Protocol::Udp => Transport::Udp,
-    };
-    let (first, last) = (spec.listen.port, spec.listen.last_port());
-    let target = spec.target.port.unwrap_or(first);
+    let listen = forward.listen();
+    let transport = transport(forward);
+    let (first, last) = (listen.port, listen.last_port());
+    let target = forward.target_port();
     let elements = &mut net.rules.elements;
     if first != last && target == first {
-        elements.insert(match (to, spec.listen.address) {
+        elements.insert(match (to, listen.address) {
             (IpAddr::V4(to), Some(IpAddr::V4(on))) => Element::rng4(on, transport, first..=last, to),
             (IpAddr::V4(to), _) => Element::rng4any(transport, first..=last, to),
             (IpAddr::V6(to), Some(IpAddr::V6(on))) => Element::rng6(on, transport, first..=last, to),
@@ -66,11 +65,34 @@ fn elements(forward: &Stored<PortForward>, to: IpAddr, net: &mut HostNet) {
     }
     for port in first..=last {
         let target = target + (port - first);
-        elements.insert(match (to, spec.listen.address) {
+        elements.insert(match (to, listen.address) {
             (IpAddr::V4(to), Some(IpAddr::V4(on))) => Element::fwd4(on, transport, port, to, target),
             (IpAddr::V4(to), _) => Element::fwd4any(transport, port, to, target),
             (IpAddr::V6(to), Some(IpAddr::V6(on))) => Element::fwd6(on, transport, port, to, target),
             (IpAddr::V6(to), _) => Element::fwd6any(transport, port, to, target),
         });
+    }
+}
+
+/// A gate, and an element for each prefix that may pass it: where sources are named, and none of this family, none may.
+fn gate(forward: &Stored<PortForward>, ipv6: bool, net: &mut HostNet) {
+    if forward.spec.sources.is_empty() {
+        return;
+    }
+    let (listen, transport) = (forward.listen(), transport(forward));
+    let ports = listen.port..=listen.last_port();
+    net.rules.elements.insert(Element::gate(ipv6, listen.address, transport, ports.clone()));
+    // The kernel refuses intervals that overlap.
+    let sources: Vec<IpNet> = forward.spec.sources.iter().map(|source| source.net()).collect();
+    for source in IpNet::aggregate(&sources).into_iter().filter(|net| net.addr().is_ipv6() == ipv6) {
+        net.rules.elements.insert(Element::source(source, listen.address, transport, ports.clone()));
+    }
+}
+
+fn transport(forward: &Stored<PortForward>) -> Transport {
+    match forward.spec.protocol {
+        netloom_api::Protocol::Tcp => Transport::Tcp,
+        netloom_api::Protocol::Udp => Transport::Udp,
+        netloom_api::Protocol::Sctp => Transport::Sctp,
     }
 }

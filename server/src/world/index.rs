@@ -3,17 +3,17 @@
 use std::{net::IpAddr, ops::Bound};
 
 use ipnet::IpNet;
-use netloom_api::{Allocation, Cidr, IfName, Kind, Name, PortForwardSpec, Protocol};
+use netloom_api::{Allocation, Cidr, IfName, Kind, Name, Protocol};
 
 use super::{Used, World};
 
 /// A published port: protocol, port, address (`None` for any).
 pub type Listen = (Protocol, u16, Option<IpAddr>);
 
-/// The ports that a forward publishes.
-pub(super) fn listens(spec: &PortForwardSpec) -> impl Iterator<Item = Listen> + use<> {
-    let (protocol, address) = (spec.protocol, spec.listen.address);
-    (spec.listen.port..=spec.listen.last_port()).map(move |port| (protocol, port, address))
+/// The ports that a forward publishes which listens here.
+pub fn listens(protocol: Protocol, listen: &netloom_api::Listen) -> impl Iterator<Item = Listen> + use<> {
+    let address = listen.address;
+    (listen.port..=listen.last_port()).map(move |port| (protocol, port, address))
 }
 
 /// Everything of `set` whose first part is `first`, as the second part.
@@ -110,10 +110,15 @@ impl World {
         self.devices.get(device)
     }
 
-    /// A PortForward that publishes a port that `spec` also wants; two conflict when one of them is for any address of
+    /// A PortForward that publishes a port that `name` also wants; two conflict when one of them is for any address of
     /// the family, or both are for the same one.
-    pub fn listen_conflict(&self, name: &Name, spec: &PortForwardSpec) -> Option<(u16, &Name)> {
-        listens(spec).find_map(|(protocol, port, address)| {
+    pub fn listen_conflict(
+        &self,
+        name: &Name,
+        protocol: Protocol,
+        listen: &netloom_api::Listen,
+    ) -> Option<(u16, &Name)> {
+        listens(protocol, listen).find_map(|(protocol, port, address)| {
             let from = Bound::Included((protocol, port, None));
             let same_port = |(listen, _): &(&Listen, &Name)| (listen.0, listen.1) == (protocol, port);
             let mut others = self.listens.range((from, Bound::Unbounded)).take_while(same_port);
@@ -122,6 +127,11 @@ impl World {
             });
             conflict.map(|(_, holder)| (port, holder))
         })
+    }
+
+    /// Whether some PortForward publishes exactly this.
+    pub fn publishes(&self, listen: &Listen) -> bool {
+        self.listens.contains_key(listen)
     }
 
     /// Where next-fit allocation goes on in a subnet.

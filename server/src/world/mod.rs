@@ -17,7 +17,7 @@ use netloom_api::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use index::{Listen, mac_of};
+pub use index::{Listen, listens, mac_of};
 pub use noun::{AnyStored, WorldNoun};
 
 /// An object's intent, and what was allocated for it.
@@ -68,6 +68,32 @@ pub struct AttachmentAlloc {
     pub host_device: IfName,
     /// Whether the default route goes through it.
     pub default_route: bool,
+}
+
+/// What a PortForward holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortForwardAlloc {
+    /// The listen port, where the spec leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl Stored<PortForward> {
+    /// Where the host listens, with the port that was chosen.
+    pub fn listen(&self) -> netloom_api::Listen {
+        effective(&self.spec.listen, &self.alloc)
+    }
+
+    /// The first port of the target.
+    pub fn target_port(&self) -> u16 {
+        self.spec.target.port.unwrap_or(self.listen().port)
+    }
+}
+
+/// The wish with the choice.
+fn effective(listen: &netloom_api::Listen, alloc: &PortForwardAlloc) -> netloom_api::Listen {
+    let port = if listen.is_chosen() { alloc.port.unwrap_or(0) } else { listen.port };
+    netloom_api::Listen { port, ..listen.clone() }
 }
 
 /// What a Reservation holds.

@@ -6,7 +6,10 @@ use imbl::OrdMap;
 use netloom_api::{Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun, PortForward, Reservation};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AttachmentAlloc, NetworkAlloc, Nothing, ReservationAlloc, Stored, Used, World, index::listens};
+use super::{
+    AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored, Used, World,
+    index::listens,
+};
 
 /// A noun that the World keeps.
 pub trait WorldNoun: Noun {
@@ -172,13 +175,13 @@ impl WorldNoun for Attachment {
 }
 
 impl WorldNoun for PortForward {
-    type Alloc = Nothing;
+    type Alloc = PortForwardAlloc;
     objects!(PortForward, port_forwards);
 
     fn hold(world: &mut World, object: &Stored<Self>) {
         let name = &object.meta.name;
         world.forwards_to.insert((object.spec.target.attachment.clone(), name.clone()));
-        for listen in listens(&object.spec) {
+        for listen in listens(object.spec.protocol, &object.listen()) {
             world.listens.insert(listen, name.clone());
         }
     }
@@ -186,7 +189,7 @@ impl WorldNoun for PortForward {
     fn release(world: &mut World, object: &Stored<Self>) {
         let name = &object.meta.name;
         world.forwards_to.remove(&(object.spec.target.attachment.clone(), name.clone()));
-        for listen in listens(&object.spec) {
+        for listen in listens(object.spec.protocol, &object.listen()) {
             if world.listens.get(&listen) == Some(name) {
                 world.listens.remove(&listen);
             }

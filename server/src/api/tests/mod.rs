@@ -63,7 +63,8 @@ impl House {
             facts: HostFacts::default(),
         }));
         let pools = config.pools.clone().into();
-        let controller = Arc::new(Controller::new(intent, board, around, kernel, waker, pools));
+        let ports = config.forward_ports.clone();
+        let controller = Arc::new(Controller::new(intent, board, around, kernel, waker, pools, ports));
         let ready = Arc::new(AtomicBool::new(false));
         let caller = Caller { actor: "uid:0".to_owned(), access: Access::Full };
         let router = super::router(controller, &config, ready.clone()).layer(Extension(caller));

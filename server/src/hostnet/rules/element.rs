@@ -63,6 +63,15 @@ pub enum Part {
     InetService(u16),
 }
 
+impl Part {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Part::Ipv4(address),
+            IpAddr::V6(address) => Part::Ipv6(address),
+        }
+    }
+}
+
 /// What an element of a map holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Data {
@@ -159,6 +168,37 @@ impl Element {
                 .collect::<Vec<_>>()
         };
         Self { set, key: key(*ports.start()), last: Some(key(*ports.end())), data }
+    }
+
+    /// These ports, of one address or of any, are for some sources alone; `ipv6` says whose packets it is about.
+    pub fn gate(ipv6: bool, on: Option<IpAddr>, transport: Transport, ports: RangeInclusive<u16>) -> Self {
+        let single = ports.start() == ports.end();
+        let set = match (ipv6, on.is_some(), single) {
+            (false, true, true) => SetId::Gate4,
+            (false, true, false) => SetId::Grng4,
+            (false, false, true) => SetId::Gate4any,
+            (false, false, false) => SetId::Grng4any,
+            (true, true, true) => SetId::Gate6,
+            (true, true, false) => SetId::Grng6,
+            (true, false, true) => SetId::Gate6any,
+            (true, false, false) => SetId::Grng6any,
+        };
+        let element = Self::ports(set, on.map(Part::of), transport, ports, Data::None);
+        if single { Self { last: None, ..element } } else { element }
+    }
+
+    /// This prefix may use these ports, of one address or of any.
+    pub fn source(net: IpNet, on: Option<IpAddr>, transport: Transport, ports: RangeInclusive<u16>) -> Self {
+        let set = match (net.addr().is_ipv6(), on.is_some()) {
+            (false, true) => SetId::Src4,
+            (false, false) => SetId::Src4any,
+            (true, true) => SetId::Src6,
+            (true, false) => SetId::Src6any,
+        };
+        let mut element = Self::ports(set, on.map(Part::of), transport, ports, Data::None);
+        element.key.push(Part::of(net.network()));
+        element.last.iter_mut().for_each(|last| last.push(Part::of(net.broadcast())));
+        element
     }
 }
 
@@ -417,6 +457,11 @@ mod tests {
                 Element::rng4any(Transport::Udp, 20000..=20099, to),
                 "inet netloom rng4any { udp . 20000-20099 : 10.1.0.11 }",
             ),
+            (
+                Element::source("10.0.0.0/8".parse().unwrap(), None, Transport::Tcp, 8080..=8089),
+                "inet netloom src4any { tcp . 8080-8089 . 10.0.0.0/8 }",
+            ),
+            (Element::gate(false, None, Transport::Tcp, 80..=80), "inet netloom gate4any { tcp . 80 }"),
             (Element::own4("10.1.0.0/24".parse().unwrap()), "inet netloom own4 { 10.1.0.0/24 }"),
             (Element::same("nlred", Member::Drop), "inet netloom same { \"nlred\" . \"nlred\" : drop }"),
             (

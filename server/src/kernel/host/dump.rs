@@ -46,17 +46,23 @@ impl Dump {
                 all.links.push(link);
             }
         }
-        for one in socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-            if let RouteNetlinkMessage::NewAddress(address) = one {
-                all.addresses.push(address);
-            }
-        }
+        all.addresses = addresses(socket)?;
         Ok(all)
     }
 
     pub(super) fn names(&self) -> BTreeMap<u32, IfName> {
         self.links.iter().filter_map(|link| Some((link.header.index, ifname(link)?))).collect()
     }
+}
+
+/// The addresses of the stack that the socket is in.
+pub(super) fn addresses(socket: &mut RouteSocket) -> Result<Vec<AddressMessage>, DumpError> {
+    let all = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let addresses = all.into_iter().filter_map(|one| match one {
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        _ => None,
+    });
+    Ok(addresses.collect())
 }
 
 /// The routes of the stack that the socket is in.

@@ -4,10 +4,15 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use crate::{hostnet::flows::Stale, kernel::conntrack::Conntrack};
+use super::dump::address_of;
+use crate::{
+    hostnet::flows::Stale,
+    kernel::{conntrack::Conntrack, socket::RouteSocket},
+};
 
 /// Changes that may wait; more make the next one wait, too.
 const QUEUE: usize = 256;
@@ -39,7 +44,7 @@ fn forget(queue: &Receiver<BTreeSet<Stale>>) {
         while let Ok(more) = queue.try_recv() {
             stale.extend(more);
         }
-        let all: Vec<Stale> = stale.into_iter().collect();
+        let all = on_host(stale);
         let open = conntrack.take().map_or_else(Conntrack::open, Ok);
         let done = open.and_then(|mut open| open.forget(&all).map(|()| open));
         match done {
@@ -49,4 +54,27 @@ fn forget(queue: &Receiver<BTreeSet<Stale>>) {
             }
         }
     }
+}
+
+/// With the host's own addresses, where they matter. Unknown ones are no reason to keep what needs none.
+fn on_host(stale: BTreeSet<Stale>) -> Vec<Stale> {
+    if !stale.iter().any(Stale::needs_host) {
+        return stale.into_iter().collect();
+    }
+    match own_addresses() {
+        Ok(own) => {
+            stale.into_iter().map(|one| if one.needs_host() { one.on_host(&own) } else { one }).collect()
+        }
+        Err(why) => {
+            tracing::warn!(%why, "the host's addresses are not known; some stale flows live until they time out");
+            stale.into_iter().filter(|one| !one.needs_host()).collect()
+        }
+    }
+}
+
+/// All addresses of the host, those of our bridges too.
+fn own_addresses() -> Result<BTreeSet<IpAddr>, String> {
+    let mut socket = RouteSocket::open().map_err(|error| error.to_string())?;
+    let addresses = super::dump::addresses(&mut socket).map_err(|error| error.to_string())?;
+    Ok(addresses.iter().filter_map(|message| Some(address_of(message)?.0.addr())).collect())
 }

@@ -66,6 +66,8 @@ impl Kernel {
         let features = Features {
             ipv6: exists("/proc/sys/net/ipv6/conf"),
             force_forwarding: exists("/proc/sys/net/ipv6/conf/all/force_forwarding"),
+            // The switches are there as soon as the kernel's conntrack is, which the firewall needs anyway.
+            sctp: exists("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established"),
         };
         let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
         Ok(Self(Arc::new(Inner {

@@ -21,6 +21,7 @@ pub(super) enum Expr {
     Compare { operator: u32, with: Vec<u8> },
     Mask(Vec<u8>),
     Find { set: Set, leads_to: Option<Found> },
+    Miss(SetId),
     Verdict(Verdict),
     Count(&'static str),
     Nat { kind: u32, family: u8, port_slot: Option<u32> },
@@ -46,6 +47,8 @@ pub(super) enum Field {
         direction: Option<u8>,
         size: u32,
     },
+    /// Whether the source is an address of this host, as a kind of address.
+    SourceType,
     /// Whether the destination is an address of this host, as a kind of address.
     DestinationType,
 }
@@ -186,6 +189,13 @@ pub(super) fn within(fields: &[Field], set: SetId) -> Statement {
     found(fields, Set::Named(set), None)
 }
 
+/// These fields together are no element of the set.
+pub(super) fn outside(fields: &[Field], set: SetId) -> Statement {
+    let mut statement = loaded(fields);
+    statement.push(Expr::Miss(set));
+    statement
+}
+
 /// The verdict of the element that these fields together are; without one the rule ends.
 pub(super) fn vmap(fields: &[Field], set: SetId) -> Statement {
     found(fields, Set::Named(set), Some(Found::Verdict))
@@ -252,6 +262,12 @@ pub(super) fn oifname_is(name: &str) -> Statement {
 /// To an address of this host.
 pub(super) fn to_local() -> Statement {
     is(Field::DestinationType, &LOCAL.to_ne_bytes())
+}
+
+/// Not from an address of this host.
+pub(super) fn from_elsewhere() -> Statement {
+    let compare = Expr::Compare { operator: NFT_CMP_NEQ, with: LOCAL.to_ne_bytes().to_vec() };
+    vec![Expr::Load { from: Field::SourceType, slot: 0 }, compare]
 }
 
 /// `RTN_LOCAL`
@@ -335,13 +351,19 @@ fn nat(kind: u32, family: u8, fields: &[Field], map: SetId) -> Statement {
 }
 
 fn found(fields: &[Field], set: Set, leads_to: Option<Found>) -> Statement {
+    let mut statement = loaded(fields);
+    statement.push(Expr::Find { set, leads_to });
+    statement
+}
+
+/// The fields one after another in the registers.
+fn loaded(fields: &[Field]) -> Statement {
     let mut statement = Vec::with_capacity(fields.len() + 1);
     let mut slot = 0;
     for field in fields {
         statement.push(Expr::Load { from: *field, slot });
         slot += field.size().div_ceil(4);
     }
-    statement.push(Expr::Find { set, leads_to });
     statement
 }
 
@@ -349,7 +371,7 @@ impl Field {
     fn size(self) -> u32 {
         match self {
             Self::Meta { size, .. } | Self::Payload { size, .. } | Self::Ct { size, .. } => size,
-            Self::DestinationType => 4,
+            Self::SourceType | Self::DestinationType => 4,
         }
     }
 }
@@ -392,6 +414,11 @@ impl Expr {
                     Some(Found::Verdict) => data.number(NFTA_LOOKUP_DREG, 0),
                     Some(Found::Value) => data.number(NFTA_LOOKUP_DREG, register(0)),
                 }
+            }),
+            Self::Miss(set) => expression(writer, "lookup", |data| {
+                data.text(NFTA_LOOKUP_SET, set.name());
+                data.number(NFTA_LOOKUP_SREG, register(0));
+                data.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
             }),
             Self::Verdict(verdict) => expression(writer, "immediate", |data| {
                 data.number(NFTA_IMMEDIATE_DREG, 0);
@@ -452,6 +479,11 @@ impl Field {
                 if let Some(direction) = direction {
                     data.put(NFTA_CT_DIRECTION, &[direction]);
                 }
+            }),
+            Self::SourceType => expression(writer, "fib", |data| {
+                data.number(NFTA_FIB_DREG, register);
+                data.number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+                data.number(NFTA_FIB_FLAGS, NFTA_FIB_F_SADDR);
             }),
             Self::DestinationType => expression(writer, "fib", |data| {
                 data.number(NFTA_FIB_DREG, register);

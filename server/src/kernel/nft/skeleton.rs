@@ -41,8 +41,8 @@ pub(super) struct Hook {
 }
 
 /// The named counters, all in the inet table.
-pub(super) const COUNTERS: [&str; 6] =
-    ["drop_isolation", "drop_lan", "drop_transit", "drop_host", "drop_api", "drop_loopback"];
+pub(super) const COUNTERS: [&str; 7] =
+    ["drop_isolation", "drop_lan", "drop_transit", "drop_host", "drop_api", "drop_loopback", "drop_source"];
 
 /// The name of both tables.
 pub(super) const TABLE: &str = "netloom";
@@ -112,16 +112,24 @@ fn loopback_and_published() -> Vec<Chain> {
 fn publish4() -> Vec<Chain> {
     let one = [IP_DADDR, L4PROTO, DPORT];
     let any = [L4PROTO, DPORT];
+    let gated_one = |gate| {
+        let (source, key) = (Src4, [IP_DADDR, L4PROTO, DPORT, IP_SADDR]);
+        rule![ip(), within(&one, gate), outside(&key, source), from_elsewhere(), counted_drop("drop_source")]
+    };
+    let gated_any = |gate| {
+        let (source, key) = (Src4any, [L4PROTO, DPORT, IP_SADDR]);
+        rule![within(&any, gate), ip(), outside(&key, source), from_elsewhere(), counted_drop("drop_source")]
+    };
     vec![chain(
         "publish4",
         vec![
             rule![ip6(), goto("publish6")],
-            rule![ip(), vmap(&one, Gate4)],
-            rule![ip(), vmap(&one, Grng4)],
+            gated_one(Gate4),
+            gated_one(Grng4),
             rule![ip(), dnat(NFPROTO_IPV4, &one, Fwd4)],
             rule![ip(), dnat(NFPROTO_IPV4, &one, Rng4)],
-            rule![vmap(&any, Gate4any)],
-            rule![vmap(&any, Grng4any)],
+            gated_any(Gate4any),
+            gated_any(Grng4any),
             rule![dnat(NFPROTO_IPV4, &any, Fwd4any)],
             rule![dnat(NFPROTO_IPV4, &any, Rng4any)],
         ],
@@ -131,15 +139,23 @@ fn publish4() -> Vec<Chain> {
 fn publish6() -> Vec<Chain> {
     let one = [IP6_DADDR, L4PROTO, DPORT];
     let any = [L4PROTO, DPORT];
+    let gated_one = |gate| {
+        let (source, key) = (Src6, [IP6_DADDR, L4PROTO, DPORT, IP6_SADDR]);
+        rule![ip6(), within(&one, gate), outside(&key, source), from_elsewhere(), counted_drop("drop_source")]
+    };
+    let gated_any = |gate| {
+        let (source, key) = (Src6any, [L4PROTO, DPORT, IP6_SADDR]);
+        rule![within(&any, gate), ip6(), outside(&key, source), from_elsewhere(), counted_drop("drop_source")]
+    };
     vec![chain(
         "publish6",
         vec![
-            rule![ip6(), vmap(&one, Gate6)],
-            rule![ip6(), vmap(&one, Grng6)],
+            gated_one(Gate6),
+            gated_one(Grng6),
             rule![ip6(), dnat(NFPROTO_IPV6, &one, Fwd6)],
             rule![ip6(), dnat(NFPROTO_IPV6, &one, Rng6)],
-            rule![vmap(&any, Gate6any)],
-            rule![vmap(&any, Grng6any)],
+            gated_any(Gate6any),
+            gated_any(Grng6any),
             rule![dnat(NFPROTO_IPV6, &any, Fwd6any)],
             rule![dnat(NFPROTO_IPV6, &any, Rng6any)],
         ],

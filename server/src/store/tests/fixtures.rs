@@ -13,8 +13,8 @@ use crate::{
     config::EventRetention,
     store::{Batch, OpenError, Receipt, Store, StoreError, StoreOptions, Written, writer::Message},
     world::{
-        AnyStored, AttachmentAlloc, NetworkAlloc, Nothing, ReservationAlloc, Stored, SubnetAlloc, World,
-        WorldNoun,
+        AnyStored, AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored,
+        SubnetAlloc, World, WorldNoun,
     },
 };
 
@@ -95,8 +95,9 @@ pub(super) fn forward(of: &str, address: Option<&str>, port: u16, end_port: Opti
         protocol: Protocol::Tcp,
         listen: serde_json::from_value(listen).unwrap(),
         target: serde_json::from_value(serde_json::json!({"attachment": "blue0"})).unwrap(),
+        sources: Vec::new(),
     };
-    stored::<PortForward>(of, spec, Nothing {})
+    stored::<PortForward>(of, spec, PortForwardAlloc::default())
 }
 
 pub(super) fn reservation(of: &str, network: &str, n: u8, host: u8) -> AnyStored {

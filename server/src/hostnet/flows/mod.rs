@@ -4,6 +4,8 @@
 //! address or a way out changes, the flows that it was decided for must go, *after* the rules have changed, and no
 //! other flow. Policies and isolation need none of this: they are asked about every packet.
 
+mod after;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +13,9 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::rules::{Data, Element, Part, SetId, Transport};
+use super::rules::Transport;
+
+pub use after::stale_after;
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +172,26 @@ impl Stale {
         }
     }
 
+    /// Whether the host's own addresses are needed to tell.
+    pub fn needs_host(&self) -> bool {
+        match self {
+            Self::Announced { published, host: _ } => published.listen.is_none(),
+            Self::Narrowed { .. } => true,
+            Self::Withdrawn(_) | Self::Address(_) | Self::Egress(_) => false,
+        }
+    }
+
+    /// With the host's own addresses as they are now.
+    pub fn on_host(self, own: &BTreeSet<IpAddr>) -> Self {
+        match self {
+            Self::Announced { published, host: _ } => Self::Announced { published, host: own.clone() },
+            Self::Narrowed { published, sources, host: _ } => {
+                Self::Narrowed { published, sources, host: own.clone() }
+            }
+            other @ (Self::Withdrawn(_) | Self::Address(_) | Self::Egress(_)) => other,
+        }
+    }
+
     /// The family of its flows.
     pub fn is_ipv6(&self) -> bool {
         match self {
@@ -181,6 +205,12 @@ impl Stale {
 }
 
 impl Published {
+    /// Whether there may be flows from before that do not lead to the target. A TCP connection to a port of any address
+    /// was with somebody who listened there, and then the port could not have been had; a dead one begins anew.
+    fn takes_over(&self) -> bool {
+        self.listen.is_some() || self.transport != Transport::Tcp
+    }
+
     /// Whether the flow's first packet was for this port.
     fn is_asked_by(&self, flow: &Flow) -> bool {
         let Tuple { destination, destination_port, .. } = flow.original;
@@ -281,77 +311,6 @@ impl Filter {
     }
 }
 
-/// The flows that a change of the firewall's elements makes wrong.
-pub fn stale_after(remove: &[Element], add: &[Element]) -> BTreeSet<Stale> {
-    let withdrawn = remove.iter().filter_map(published).map(Stale::Withdrawn);
-    // A flow to a port of any address may be a stranger's through the host; only those to one address are surely ours.
-    let announced = add.iter().filter_map(published).filter_map(|published| {
-        let host = BTreeSet::from([published.listen?]);
-        Some(Stale::Announced { published, host })
-    });
-    let kept: BTreeSet<IpAddr> = add.iter().filter_map(guarded).collect();
-    let gone =
-        remove.iter().filter_map(guarded).filter(|address| !kept.contains(address)).map(Stale::Address);
-    let left = remove.iter().chain(add).filter_map(translated).map(Stale::Egress);
-    withdrawn.chain(announced).chain(gone).chain(left).collect()
-}
-
-/// What an element of the forwards publishes.
-fn published(element: &Element) -> Option<Published> {
-    let (target, to_port) = match element.data() {
-        Data::Ipv4(address) => ((*address).into(), None),
-        Data::Ipv6(address) => ((*address).into(), None),
-        Data::Ipv4Service(address, port) => ((*address).into(), Some(*port)),
-        Data::Ipv6Service(address, port) => ((*address).into(), Some(*port)),
-        Data::None | Data::Verdict(_) | Data::Ether(_) => return None,
-    };
-    let (listen, transport, first) = match element.key() {
-        [Part::Ipv4(on), Part::InetProto(transport), Part::InetService(port)] => {
-            (Some((*on).into()), *transport, *port)
-        }
-        [Part::Ipv6(on), Part::InetProto(transport), Part::InetService(port)] => {
-            (Some((*on).into()), *transport, *port)
-        }
-        [Part::InetProto(transport), Part::InetService(port)] => (None, *transport, *port),
-        _ => return None,
-    };
-    let last = match element.last() {
-        Some([.., Part::InetService(last)]) => *last,
-        Some(_) | None => first,
-    };
-    let ports = Ports { first, last };
-    Some(Published { listen, transport, ports, target, target_port: to_port.unwrap_or(first) })
-}
-
-/// The address that an element lets a port use; link-local ones are every port's own.
-fn guarded(element: &Element) -> Option<IpAddr> {
-    match (element.set(), element.key()) {
-        (SetId::Guard4, [.., Part::Ipv4(address)]) => Some((*address).into()),
-        (SetId::Guard6, [.., Part::Ipv6(address)]) if !address.is_unicast_link_local() => {
-            Some((*address).into())
-        }
-        _ => None,
-    }
-}
-
-/// The subnet that an element translates on its way out. A new one has flows only if it was routed before.
-fn translated(element: &Element) -> Option<IpNet> {
-    if !matches!(element.set(), SetId::Masq4 | SetId::Masq6 | SetId::Snat4 | SetId::Snat6) {
-        return None;
-    }
-    match (element.key(), element.last()?) {
-        ([Part::Ipv4(first)], [Part::Ipv4(last)]) => {
-            let length = (u32::from(*first) ^ u32::from(*last)).leading_zeros();
-            IpNet::new((*first).into(), u8::try_from(length).ok()?).ok()
-        }
-        ([Part::Ipv6(first)], [Part::Ipv6(last)]) => {
-            let length = (u128::from(*first) ^ u128::from(*last)).leading_zeros();
-            IpNet::new((*first).into(), u8::try_from(length).ok()?).ok()
-        }
-        _ => None,
-    }
-}
-
 /// As a person would do it by hand.
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -375,185 +334,4 @@ impl fmt::Display for Stale {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LAN: &str = "192.0.2.100";
-    const HOST: &str = "192.0.2.1";
-    const TARGET: &str = "10.1.0.11";
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn published(listen: Option<&str>, ports: impl Into<Ports>, target_port: u16) -> Published {
-        Published {
-            listen: listen.map(ip),
-            transport: Transport::Udp,
-            ports: ports.into(),
-            target: ip(TARGET),
-            target_port,
-        }
-    }
-
-    /// From the LAN to a port of this address, answered by this address and port.
-    fn flow(to: &str, port: u16, by: &str, by_port: u16) -> Flow {
-        let (source, source_port) = (ip(LAN), 40_000);
-        Flow {
-            protocol: 17,
-            original: Tuple { source, destination: ip(to), source_port, destination_port: port },
-            reply: Tuple {
-                source: ip(by),
-                destination: source,
-                source_port: by_port,
-                destination_port: source_port,
-            },
-        }
-    }
-
-    fn host() -> BTreeSet<IpAddr> {
-        [ip(HOST)].into()
-    }
-
-    #[test]
-    fn a_withdrawn_port_takes_the_flows_that_came_through_it() {
-        let stale = Stale::Withdrawn(published(None, 8080, 80));
-        assert!(stale.covers(&flow(HOST, 8080, TARGET, 80)));
-        assert!(stale.covers(&flow("192.0.2.2", 8080, TARGET, 80)));
-        for other in [
-            flow(HOST, 8081, TARGET, 80),
-            flow(HOST, 8080, TARGET, 81),
-            flow(HOST, 8080, "10.1.0.12", 80),
-            flow("198.51.100.7", 8080, "198.51.100.7", 8080),
-            Flow { protocol: 6, ..flow(HOST, 8080, TARGET, 80) },
-        ] {
-            assert!(!stale.covers(&other), "{other:?}");
-        }
-        let one = Stale::Withdrawn(published(Some(HOST), 8080, 80));
-        assert!(one.covers(&flow(HOST, 8080, TARGET, 80)));
-        assert!(!one.covers(&flow("192.0.2.2", 8080, TARGET, 80)));
-    }
-
-    #[test]
-    fn a_withdrawn_range_takes_each_port_to_its_own() {
-        let stale = Stale::Withdrawn(published(None, 100..=199, 1100));
-        assert!(stale.covers(&flow(HOST, 100, TARGET, 1100)));
-        assert!(stale.covers(&flow(HOST, 199, TARGET, 1199)));
-        assert!(!stale.covers(&flow(HOST, 150, TARGET, 1151)));
-        assert!(!stale.covers(&flow(HOST, 200, TARGET, 1200)));
-        assert!(!stale.is_exact());
-    }
-
-    #[test]
-    fn an_announced_port_takes_what_went_to_the_host_itself_but_not_what_goes_to_strangers() {
-        let stale = Stale::Announced { published: published(None, 5353, 53), host: host() };
-        assert!(stale.covers(&flow(HOST, 5353, HOST, 5353)));
-        assert!(stale.covers(&flow("127.0.0.1", 5353, "127.0.0.1", 5353)));
-        assert!(stale.covers(&flow(HOST, 5353, "10.1.0.12", 53)));
-        assert!(!stale.covers(&flow("198.51.100.7", 5353, "198.51.100.7", 5353)));
-        assert!(!stale.covers(&flow(HOST, 5353, TARGET, 53)), "this is where it leads");
-        let one = Stale::Announced { published: published(Some(HOST), 5353, 53), host: BTreeSet::new() };
-        assert!(one.covers(&flow(HOST, 5353, HOST, 5353)));
-    }
-
-    #[test]
-    fn a_narrowed_list_takes_those_who_may_not_any_more() {
-        let stale = |net: &str| Stale::Narrowed {
-            published: published(None, 8080, 80),
-            sources: vec![net.parse().unwrap()],
-            host: host(),
-        };
-        assert!(stale("198.51.100.0/24").covers(&flow(HOST, 8080, TARGET, 80)));
-        assert!(!stale("192.0.2.0/24").covers(&flow(HOST, 8080, TARGET, 80)));
-        let mut own = flow(HOST, 8080, TARGET, 80);
-        own.original.source = ip(HOST);
-        assert!(!stale("198.51.100.0/24").covers(&own), "the host itself always may");
-    }
-
-    #[test]
-    fn a_gone_address_takes_its_flows_of_either_direction() {
-        let stale = Stale::Address(ip(TARGET));
-        assert!(stale.covers(&flow(HOST, 8080, TARGET, 80)));
-        let mut outward = flow("198.51.100.7", 443, "198.51.100.7", 443);
-        assert!(!stale.covers(&outward));
-        outward.original.source = ip(TARGET);
-        assert!(stale.covers(&outward));
-    }
-
-    #[test]
-    fn a_changed_way_out_takes_what_went_out_and_leaves_what_stayed_inside() {
-        let stale = Stale::Egress("10.1.0.0/24".parse().unwrap());
-        let mut flow = flow("198.51.100.7", 443, "198.51.100.7", 443);
-        assert!(!stale.covers(&flow));
-        flow.original.source = ip(TARGET);
-        assert!(stale.covers(&flow));
-        flow.reply.source = ip("10.1.0.12");
-        assert!(!stale.covers(&flow));
-    }
-
-    fn address() -> impl Strategy<Value = IpAddr> {
-        prop::sample::select(vec![LAN, HOST, TARGET, "10.1.0.12", "127.0.0.1", "fd01::11", "2001:db8::1"])
-            .prop_map(ip)
-    }
-
-    fn tuple() -> impl Strategy<Value = Tuple> {
-        (address(), address(), 79..82_u16, 79..82_u16).prop_map(|(source, destination, from, to)| Tuple {
-            source,
-            destination,
-            source_port: from,
-            destination_port: to,
-        })
-    }
-
-    fn stale() -> impl Strategy<Value = Stale> {
-        let published = (prop::option::of(address()), 79..82_u16, 0..2_u16, address(), 79..82_u16)
-            .prop_filter("one family", |(listen, _, _, target, _)| {
-                listen.is_none_or(|listen| listen.is_ipv6() == target.is_ipv6())
-            })
-            .prop_map(|(listen, first, more, target, target_port)| Published {
-                listen,
-                transport: Transport::Udp,
-                ports: (first..=first + more).into(),
-                target,
-                target_port,
-            });
-        let nets = prop::sample::select(vec!["10.1.0.0/24", "192.0.2.0/24", "fd01::/64"]);
-        let nets = nets.prop_map(|net| net.parse::<IpNet>().unwrap());
-        (published, nets, address(), 0..5).prop_map(|(published, net, address, kind)| match kind {
-            0 => Stale::Withdrawn(published),
-            1 => Stale::Announced { published, host: host() },
-            2 => Stale::Narrowed { published, sources: vec![net], host: host() },
-            3 => Stale::Address(address),
-            _ => Stale::Egress(net),
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn filters_find_all_that_is_covered_and_exact_ones_nothing_else(
-            stale in stale(), original in tuple(), reply in tuple(), protocol in prop::sample::select(vec![6, 17]),
-        ) {
-            prop_assume!(original.source.is_ipv6() == original.destination.is_ipv6());
-            prop_assume!(original.source.is_ipv6() == reply.source.is_ipv6());
-            let flow = Flow { protocol, original, reply };
-            let found = stale.filters().iter().any(|filter| filter.finds(&flow));
-            if stale.covers(&flow) {
-                prop_assert!(found || stale.filters().is_empty());
-            } else {
-                prop_assert!(!found || !stale.is_exact());
-            }
-        }
-
-        #[test]
-        fn every_filter_asks_for_something(stale in stale()) {
-            for filter in stale.filters() {
-                let Filter { ipv6, protocol, original, reply } = filter;
-                // An announced range asks for a protocol alone; it is for lists only.
-                let again = Filter::new(ipv6, protocol, original, reply);
-                prop_assert!(again == Some(filter) || !stale.is_exact() && protocol.is_some());
-            }
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@
 //! - `lab`: the commands of a lab and their exit codes
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `examples`: every file in `examples/` is what it says
+//! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -18,6 +19,7 @@
 mod bad_input;
 mod command;
 mod examples;
+mod firewall;
 mod forwards;
 mod help;
 mod host;

@@ -8,7 +8,8 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, setsockopt,
+    socket, sockopt,
 };
 
 use super::probe::{Deadline, ProbeError, system};
@@ -23,7 +24,7 @@ pub struct Port<'a> {
     pub interface: &'a str,
 }
 
-/// Sees what comes in at one interface, from when it was opened.
+/// Sits at one interface: keeps what comes in from when it was opened, and sends what it is told to.
 #[derive(Debug)]
 pub struct Sniffer {
     socket: OwnedFd,
@@ -32,28 +33,65 @@ pub struct Sniffer {
 impl Sniffer {
     /// Starts to listen.
     pub fn open(port: Port<'_>) -> Result<Self, ProbeError> {
-        Ok(Self { socket: packet_socket(port, libc::ETH_P_ALL as u16)? })
+        let socket = packet_socket(port, libc::ETH_P_ALL as u16)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &KEPT).map_err(system("SO_RCVBUFFORCE"))?;
+        Ok(Self { socket })
     }
 
     /// Waits for a frame that contains the mark. Frames that this machine itself sends there do not count.
     pub fn saw(&self, mark: &[u8], timeout: Duration) -> Result<bool, ProbeError> {
         let deadline = Deadline::within(timeout);
-        let mut buffer = vec![0; MAX_FRAME];
-        while deadline.wait(&self.socket, PollFlags::POLLIN)? {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
-                Ok((_, Some(address))) if address.pkttype() == libc::PACKET_OUTGOING => {}
-                Ok((length, _)) => {
-                    let frame = buffer.get(..length).unwrap_or_default();
-                    if frame.windows(mark.len().max(1)).any(|part| part == mark) {
-                        return Ok(true);
-                    }
-                }
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(errno) => return Err(system("receive")(errno)),
+        while let Some(frame) = self.next(deadline)? {
+            if contains(&frame, mark) {
+                return Ok(true);
             }
         }
         Ok(false)
     }
+
+    /// The next frame, if one comes in time. A VLAN tag is not part of it: the kernel takes it off.
+    pub fn next_within(&self, timeout: Duration) -> Result<Option<Vec<u8>>, ProbeError> {
+        self.next(Deadline::within(timeout))
+    }
+
+    /// The next frame that has come in already.
+    pub fn kept(&self) -> Result<Option<Vec<u8>>, ProbeError> {
+        let mut buffer = vec![0; MAX_FRAME];
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(address))) if address.pkttype() == libc::PACKET_OUTGOING => {}
+                Ok((length, _)) => {
+                    buffer.truncate(length);
+                    return Ok(Some(buffer));
+                }
+                Err(Errno::EINTR) => {}
+                // An interface that has gone brings nothing more.
+                Err(Errno::EAGAIN | Errno::ENETDOWN) => return Ok(None),
+                Err(errno) => return Err(system("receive")(errno)),
+            }
+        }
+    }
+
+    fn next(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, ProbeError> {
+        loop {
+            match self.kept()? {
+                Some(frame) => return Ok(Some(frame)),
+                None if deadline.wait(&self.socket, PollFlags::POLLIN)? => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Sends a frame as it is, on the calling thread: nothing is checked or filled in.
+    pub fn send(&self, frame: &[u8]) -> Result<(), ProbeError> {
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).map_err(system("send"))?;
+        Ok(())
+    }
+}
+
+/// Whether the frame contains the mark.
+pub fn contains(frame: &[u8], mark: &[u8]) -> bool {
+    frame.windows(mark.len().max(1)).any(|part| part == mark)
 }
 
 /// Sends a frame as it is: nothing is checked or filled in.
@@ -77,6 +115,8 @@ pub fn inject(
 }
 
 const MAX_FRAME: usize = 1 << 16;
+/// Bytes of frames that wait to be asked for.
+const KEPT: usize = 4 << 20;
 
 /// Protocol 0 receives nothing.
 fn packet_socket(port: Port<'_>, protocol: u16) -> Result<OwnedFd, ProbeError> {

@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 16] = [
+const PATCHABLE: [&str; 18] = [
     "NamespaceSpec",
     "NetworkSpec",
     "NetworkKind",
@@ -18,6 +18,8 @@ const PATCHABLE: [&str; 16] = [
     "NoEgress",
     "Isolation",
     "AttachmentSpec",
+    "Bandwidth",
+    "RateLimit",
     "PortForwardSpec",
     "Listen",
     "Target",

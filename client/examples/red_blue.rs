@@ -44,6 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             default_route: None,
             metric: None,
             mtu: None,
+            bandwidth: None,
         };
         make::<Attachment>(&client, attachment, spec).await?;
     }

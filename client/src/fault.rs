@@ -159,6 +159,7 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::PortTaken => "`ss -lntup` shows who listens, `netloom forwards ls` what is published",
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",
         ErrorReason::Overlap => "leave the subnet out and a free one is chosen",
+        ErrorReason::RouteTaken => "leave the metric out and a free one is chosen",
         ErrorReason::EtagMismatch => "somebody else changed it; look again before you repeat",
         ErrorReason::BeingDeleted | ErrorReason::Unavailable => "try again in a moment",
         ErrorReason::Internal => "this is a defect of netloom; `journalctl -u netloomd` has more",

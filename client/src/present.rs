@@ -3,9 +3,11 @@
 use std::{fmt::Display, net::IpAddr};
 
 use netloom_client::{
-    Attachment, Callable, Egress, Namespace, Network, Object, PortForward, PortRange, Reservation,
-    SubnetStatus,
+    Attachment, Bandwidth, Callable, Egress, Namespace, Network, Object, PortForward, PortRange, RateLimit,
+    Reservation, SubnetStatus,
 };
+
+use crate::values::rate_text;
 
 /// A noun that can be shown to people.
 pub trait Shown: Callable {
@@ -103,7 +105,7 @@ impl Shown for Attachment {
     fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
         let (spec, status) = (&object.spec, &object.status.noun);
         let route = match status.default_route {
-            Some(true) => format!("yes, metric {}", spec.metric.unwrap_or(100)),
+            Some(true) => format!("yes, metric {}", text(status.metric)),
             Some(false) => "no".into(),
             None => String::new(),
         };
@@ -115,6 +117,7 @@ impl Shown for Attachment {
             ("mac", text(status.mac)),
             ("mtu", text(status.mtu)),
             ("default route", route),
+            ("bandwidth", bandwidth(status.bandwidth.as_ref())),
             ("host device", numbered(status.host_device.as_ref(), status.host_ifindex)),
         ]
     }
@@ -123,6 +126,17 @@ impl Shown for Attachment {
         let status = &object.status.noun;
         format!("{} on {}", list(&status.addresses, " and "), text(status.interface.as_ref()))
     }
+}
+
+/// `in 10 Mbit/s, out 5 Mbit/s`, each with its burst.
+fn bandwidth(bandwidth: Option<&Bandwidth>) -> String {
+    let words = |(direction, limit): (&str, Option<RateLimit>)| {
+        let RateLimit { rate, burst } = limit?;
+        let burst = burst.map(|burst| format!(", burst {burst} bytes")).unwrap_or_default();
+        Some(format!("{direction} {}bit/s{burst}", rate_text(rate)))
+    };
+    let directions = bandwidth.map(Bandwidth::directions).into_iter().flatten();
+    list(directions.filter_map(words), "\n")
 }
 
 impl Shown for PortForward {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use netloom_client::AddressRange;
+use netloom_client::{AddressRange, RateLimit};
 
 /// A label, as `key=value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,46 @@ pub fn range(text: &str) -> Result<AddressRange, String> {
     Ok(AddressRange { first: address(first)?, last: address(last)? })
 }
 
+/// A rate in bits per second, perhaps with a burst in bytes: `10mbit`, `1gbit:2m`, `64000`.
+pub fn rate_limit(text: &str) -> Result<RateLimit, String> {
+    let wrong = || format!("{text:?} is not a rate such as 10mbit, or 10mbit:32k with a burst in bytes");
+    let (rate, burst) = match text.split_once(':') {
+        Some((rate, burst)) => (rate, Some(burst)),
+        None => (text, None),
+    };
+    let thousands = ["", "k", "m", "g", "t"];
+    let bits = |unit: &str| {
+        let unit = unit.strip_suffix("/s").unwrap_or(unit);
+        let unit = unit.strip_suffix("bit").unwrap_or(unit);
+        let power = thousands.iter().position(|one| *one == unit)?;
+        1000_u64.checked_pow(u32::try_from(power).ok()?)
+    };
+    let bytes = |unit: &str| {
+        let power = thousands.iter().position(|one| *one == unit)?;
+        1024_u64.checked_pow(u32::try_from(power).ok()?)
+    };
+    let rate = scaled(rate, bits).ok_or_else(wrong)?;
+    let burst = burst.map(|burst| scaled(burst, bytes).and_then(|burst| u32::try_from(burst).ok()));
+    Ok(RateLimit { rate, burst: burst.map(|burst| burst.ok_or_else(wrong)).transpose()? })
+}
+
+/// A whole number with a unit.
+fn scaled(text: &str, unit: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, word) = text.split_at(digits);
+    number.parse::<u64>().ok()?.checked_mul(unit(word)?)
+}
+
+/// Bits per second in the largest unit that leaves a whole number: `10 M`.
+pub fn rate_text(rate: u64) -> String {
+    let units = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    match units.iter().find(|(size, _)| rate >= *size && rate % size == 0) {
+        Some((size, unit)) => format!("{} {unit}", rate / size),
+        None => format!("{rate} "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +90,21 @@ mod tests {
         for text in ["", "s", "-1s", "1.5s", "1h", "5 s", "99999999999999999999s"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_in_bits_and_a_burst_in_bytes() {
+        let limit = |rate, burst| Ok(RateLimit { rate, burst });
+        assert_eq!(rate_limit("10mbit"), limit(10_000_000, None));
+        assert_eq!(rate_limit("1Gbit/s:32k"), limit(1_000_000_000, Some(32 << 10)));
+        assert_eq!(rate_limit("64000"), limit(64_000, None));
+        for text in ["", "fast", "10mbyte", "1.5mbit", "10mbit:", "10mbit:5g", "99999999999999999999"] {
+            assert!(rate_limit(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            (rate_text(5_000_000), rate_text(1_500_000_000), rate_text(9_999)),
+            ("5 M".into(), "1500 M".into(), "9999 ".into())
+        );
     }
 
     #[test]

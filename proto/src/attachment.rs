@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    bandwidth::Bandwidth,
     convert::{FromPb, Path, ToPb, address, all, optional, parse, required, u16_field},
     net::{IfName, InterfaceAddress, Mac},
     object::{Kind, Noun, Status},
@@ -39,7 +40,8 @@ pub struct AttachmentSpec {
     /// Route everything else through this network's gateway. Unset: true for the first Attachment of a Namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<bool>,
-    /// Of the default route; lower wins. Unset: 100.
+    /// Of the default route; lower wins. Unset: the first free one from 100 on, so that the default routes of a
+    /// Namespace never tie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub metric: Option<u32>,
@@ -47,6 +49,9 @@ pub struct AttachmentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 576)]
     pub mtu: Option<u16>,
+    /// How fast it may be. Unset: as fast as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// What is known of an Attachment.
@@ -76,6 +81,12 @@ pub struct AttachmentStatus {
     /// Whether the default route goes through it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<bool>,
+    /// Of its default route, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+    /// The limits in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 impl Noun for Attachment {
@@ -106,14 +117,26 @@ impl Noun for Attachment {
         if spec.mtu.is_some_and(|mtu| mtu < 576) {
             wrong.add(at.field("mtu").to_string(), "must be at least 576");
         }
+        if let Some(bandwidth) = &spec.bandwidth {
+            bandwidth.check(&at.field("bandwidth"), &mut wrong);
+        }
         wrong.into_result(())
     }
 }
 
 impl FromPb<pb::AttachmentSpec> for AttachmentSpec {
     fn from_pb(message: pb::AttachmentSpec, at: &Path) -> Result<Self, Violations> {
-        let pb::AttachmentSpec { namespace, network, addresses, mac, interface, default_route, metric, mtu } =
-            message;
+        let pb::AttachmentSpec {
+            namespace,
+            network,
+            addresses,
+            mac,
+            interface,
+            default_route,
+            metric,
+            mtu,
+            bandwidth,
+        } = message;
         let here = at.field("addresses");
         let addresses = addresses.iter().enumerate().map(|(index, text)| address(text, &here.item(index)));
         Ok(Self {
@@ -125,13 +148,15 @@ impl FromPb<pb::AttachmentSpec> for AttachmentSpec {
             default_route,
             metric,
             mtu: mtu.map(|mtu| u16_field(mtu, &at.field("mtu"))).transpose()?,
+            bandwidth: bandwidth.map(|one| Bandwidth::from_pb(one, &at.field("bandwidth"))).transpose()?,
         })
     }
 }
 
 impl ToPb<pb::AttachmentSpec> for AttachmentSpec {
     fn to_pb(&self) -> pb::AttachmentSpec {
-        let Self { namespace, network, addresses, mac, interface, default_route, metric, mtu } = self;
+        let Self { namespace, network, addresses, mac, interface, default_route, metric, mtu, bandwidth } =
+            self;
         pb::AttachmentSpec {
             namespace: namespace.to_string(),
             network: network.to_string(),
@@ -141,6 +166,7 @@ impl ToPb<pb::AttachmentSpec> for AttachmentSpec {
             default_route: *default_route,
             metric: *metric,
             mtu: mtu.map(u32::from),
+            bandwidth: bandwidth.as_ref().map(ToPb::to_pb),
         }
     }
 }
@@ -158,6 +184,8 @@ impl FromPb<pb::AttachmentStatus> for Status<AttachmentStatus> {
             host_ifindex,
             mtu,
             default_route,
+            metric,
+            bandwidth,
         } = message;
         let here = at.field("addresses");
         let addresses = addresses.iter().enumerate().map(|(index, text)| parse(text, &here.item(index)));
@@ -170,6 +198,8 @@ impl FromPb<pb::AttachmentStatus> for Status<AttachmentStatus> {
             host_ifindex,
             mtu: mtu.map(|mtu| u16_field(mtu, &at.field("mtu"))).transpose()?,
             default_route,
+            metric,
+            bandwidth: bandwidth.map(|one| Bandwidth::from_pb(one, &at.field("bandwidth"))).transpose()?,
         };
         Status::read(observed_generation, conditions, noun, at)
     }
@@ -187,6 +217,8 @@ impl ToPb<pb::AttachmentStatus> for Status<AttachmentStatus> {
             host_ifindex,
             mtu,
             default_route,
+            metric,
+            bandwidth,
         } = noun;
         pb::AttachmentStatus {
             observed_generation: *observed_generation,
@@ -199,6 +231,8 @@ impl ToPb<pb::AttachmentStatus> for Status<AttachmentStatus> {
             host_ifindex: *host_ifindex,
             mtu: mtu.map(u32::from),
             default_route: *default_route,
+            metric: *metric,
+            bandwidth: bandwidth.as_ref().map(ToPb::to_pb),
         }
     }
 }

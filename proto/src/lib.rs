@@ -7,6 +7,7 @@
 
 mod allocation;
 mod attachment;
+mod bandwidth;
 mod bulk;
 mod convert;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod time;
 
 pub use allocation::{Allocation, Holder};
 pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus};
+pub use bandwidth::{BURST_MAX, Bandwidth, FRAME_HEADER, RATE_MAX, RATE_MIN, RateLimit};
 pub use bulk::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Export, ExportObject, ListPage, Plan,
     PlannedChange,

@@ -110,6 +110,8 @@ reasons! {
     AddressTaken "ADDRESS_TAKEN" 409 FailedPrecondition "The address is in use",
     /// The MAC address belongs to another member of the network.
     MacTaken "MAC_TAKEN" 409 FailedPrecondition "The MAC address is in use",
+    /// A route to this destination with this metric exists in the namespace.
+    RouteTaken "ROUTE_TAKEN" 409 FailedPrecondition "There is such a route already",
     /// The interface name is in use in the namespace, or the device name on the host.
     DeviceTaken "DEVICE_TAKEN" 409 FailedPrecondition "The device name is in use",
     /// A host port is published or used by another process.

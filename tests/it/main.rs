@@ -1,6 +1,7 @@
 //! netloom from outside: the real daemon on a private host per test, driven through its doors.
 //!
 //! - `stories`: red, blue and v-net-0 through both doors; restarts; nothing left behind
+//! - `attachments`: bandwidth, metrics, wanted names, addresses that change hands
 //! - `bad_input`: what is refused, and that nothing changes
 //! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
 //! - `command`: every subcommand of `netloom`, its output and exit codes
@@ -16,6 +17,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 #![allow(clippy::disallowed_methods, reason = "tests start the daemon; the daemon starts nothing")]
 
+mod attachments;
 mod bad_input;
 mod command;
 mod examples;
@@ -27,6 +29,7 @@ mod lab;
 mod netloom;
 mod rest;
 mod stories;
+mod stream;
 mod tcp;
 mod tidy;
 mod upkeep;

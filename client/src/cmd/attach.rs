@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use netloom_client::{Attachment, AttachmentSpec, ErrorReason, IfName, ListOptions, Mac, Name};
+use netloom_client::{
+    Attachment, AttachmentSpec, Bandwidth, ErrorReason, IfName, ListOptions, Mac, Name, RateLimit,
+};
 
 use super::{
     Outcome, Session,
@@ -43,9 +45,15 @@ pub struct Attach {
     /// Do not
     #[arg(long)]
     no_default_route: bool,
-    /// Of the default route; lower wins [default: 100]
+    /// Of the default route; lower wins [default: the first free one from 100 on]
     #[arg(long)]
     metric: Option<u32>,
+    /// How fast it may receive, in bits per second: 10mbit, or 10mbit:32k with the burst in bytes [default: no limit]
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = crate::values::rate_limit)]
+    ingress: Option<RateLimit>,
+    /// How fast it may send [default: no limit]
+    #[arg(long, value_name = "RATE[:BURST]", value_parser = crate::values::rate_limit)]
+    egress: Option<RateLimit>,
     #[command(flatten)]
     about: About,
 }
@@ -53,7 +61,8 @@ pub struct Attach {
 const ATTACH_HELP: &str = "\
 Example:
   netloom attach red v-net-0
-  netloom attach red v-net-0 --name red0 --address 192.168.15.1 --interface eth0";
+  netloom attach red v-net-0 --name red0 --address 192.168.15.1 --interface eth0
+  netloom attach red v-net-0 --ingress 10mbit --egress 5mbit:32k";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  netloom detach red0\n  netloom detach red v-net-0")]
@@ -125,6 +134,8 @@ impl Attach {
             default_route: (self.default_route || self.no_default_route).then_some(self.default_route),
             metric: self.metric,
             mtu: self.mtu,
+            bandwidth: Some(Bandwidth { ingress: self.ingress, egress: self.egress })
+                .filter(|bandwidth| *bandwidth != Bandwidth::default()),
         }
     }
 }

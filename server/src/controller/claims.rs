@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Of a default route, when nothing is said and no other has it.
+const METRIC_FIRST: u32 = 100;
+
 /// A noun's rules for coming into the World.
 pub(super) trait Claims: WorldNoun {
     /// Refuses a change of what cannot change.
@@ -187,10 +190,12 @@ impl Claims for Attachment {
             let detail = format!("{mtu} is below 1280, which the network's IPv6 subnet needs");
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.mtu"));
         }
+        check_bandwidth(spec, &network)?;
         let addresses = attachment_addresses(edit, name, uid, spec, &network, old)?;
         if let Some(old) = old {
             let default_route = spec.default_route.unwrap_or(old.default_route);
-            return Ok(AttachmentAlloc { addresses, default_route, ..old.clone() });
+            let metric = metric(edit, spec, &network, default_route, Some(old.metric))?;
+            return Ok(AttachmentAlloc { addresses, default_route, metric, ..old.clone() });
         }
         if let Some(mac) = spec.mac {
             check_mac(&edit.world, &spec.network, mac)?;
@@ -202,14 +207,76 @@ impl Claims for Attachment {
         let others =
             edit.world.attachments_in(&spec.namespace).filter_map(|name| edit.world.get::<Attachment>(name));
         let is_first = !others.into_iter().any(|other| other.alloc.default_route);
+        let default_route = spec.default_route.unwrap_or(is_first);
         Ok(AttachmentAlloc {
             addresses,
             mac: spec.mac.unwrap_or_else(|| mac_of(uid, "inside")),
             interface,
             host_device: device_of(uid)?,
-            default_route: spec.default_route.unwrap_or(is_first),
+            default_route,
+            metric: metric(edit, spec, &network, default_route, None)?,
         })
     }
+}
+
+/// The metric of the default route: the wanted one, the one it had, or the first that is free. Two default routes of one
+/// family and metric cannot be in one namespace: which of them is used would be chance.
+fn metric(
+    edit: &Edit,
+    spec: &AttachmentSpec,
+    network: &Stored<Network>,
+    default_route: bool,
+    had: Option<u32>,
+) -> Result<u32> {
+    let world = &edit.world;
+    if !default_route {
+        return Ok(spec.metric.or(had).unwrap_or(METRIC_FIRST));
+    }
+    let families = |network: &Stored<Network>| {
+        let is_v4 = |v4: bool| network.alloc.subnets.iter().any(|subnet| subnet.gateway.is_ipv4() == v4);
+        (is_v4(true), is_v4(false))
+    };
+    let (v4, v6) = families(network);
+    let meets = |other: &Stored<Attachment>| {
+        let network = world.get::<Network>(&other.spec.network);
+        network.is_none_or(|network| {
+            let other = families(network);
+            (v4 && other.0) || (v6 && other.1)
+        })
+    };
+    let others = || {
+        let names = world.attachments_in(&spec.namespace);
+        names.filter_map(|name| world.get::<Attachment>(name)).filter(|one| one.alloc.default_route)
+    };
+    let holder = |metric: u32| others().find(|one| one.alloc.metric == metric && meets(one));
+    if let Some(metric) = spec.metric {
+        let Some(holder) = holder(metric) else { return Ok(metric) };
+        let other = &holder.meta.name;
+        let detail = format!(
+            "the default route by Attachment {other} has the metric {metric} already; name another, or none"
+        );
+        let error =
+            Error::new(ErrorReason::RouteTaken, detail).with("conflict", format!("Attachment/{other}"));
+        return Err(error.at("spec.metric"));
+    }
+    let wished = |metric: u32| edit.wished_metrics.contains(&(spec.namespace.clone(), metric));
+    let is_free = |metric: &u32| !wished(*metric) && holder(*metric).is_none();
+    let free = had.filter(is_free).or_else(|| (METRIC_FIRST..).find(is_free));
+    free.ok_or_else(|| Error::internal("no metric is free"))
+}
+
+/// A frame that does not fit into the bucket would never pass.
+fn check_bandwidth(spec: &AttachmentSpec, network: &Stored<Network>) -> Result<()> {
+    let mtu = crate::want::mtu_of(spec, network);
+    let frame = u32::from(mtu) + netloom_api::FRAME_HEADER;
+    for (direction, limit) in spec.bandwidth.iter().flat_map(netloom_api::Bandwidth::directions) {
+        if let Some(burst) = limit.and_then(|limit| limit.burst).filter(|burst| *burst < frame) {
+            let detail = format!("{burst} bytes is less than one frame of the MTU {mtu}, which is {frame}");
+            let error = Error::new(ErrorReason::InvalidArgument, detail);
+            return Err(error.at(format!("spec.bandwidth.{direction}.burst")));
+        }
+    }
+    Ok(())
 }
 
 /// One address per subnet: the wanted one, the one it had, or the next that is free.

@@ -98,6 +98,8 @@ pub(super) struct Edit {
     pub removes: Vec<AnyStored>,
     /// Where next-fit allocation goes on.
     pub cursors: Vec<(Name, Cidr, IpAddr)>,
+    /// Metrics of default routes that drafts of this set ask for, by Namespace: none of them is chosen for another.
+    pub wished_metrics: BTreeSet<(Name, u32)>,
 }
 
 /// The fate of one object.
@@ -121,6 +123,7 @@ pub(super) fn edit(before: &World, changes: Vec<Change>, context: &Context) -> R
         puts: Vec::new(),
         removes: Vec::new(),
         cursors: Vec::new(),
+        wished_metrics: BTreeSet::new(),
     };
     let mut drafts = Vec::new();
     let mut seen: BTreeMap<(Kind, Name), usize> = BTreeMap::new();
@@ -243,7 +246,7 @@ fn merge(target: &mut Value, patch: Value) {
             for (key, value) in fields {
                 if value.is_null() {
                     target.remove(&key);
-                } else if is_union(target.get(&key), &value) {
+                } else if key != "bandwidth" && is_union(target.get(&key), &value) {
                     target.insert(key, value);
                 } else {
                     merge(target.entry(key).or_insert(Value::Null), value);
@@ -254,7 +257,8 @@ fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// A union is an object with exactly one key: naming another key replaces it, or the result would have two.
+/// A union is an object with exactly one key: naming another key replaces it, or the result would have two. The
+/// directions of a bandwidth look like one, and are none.
 fn is_union(old: Option<&Value>, new: &Value) -> bool {
     let (Some(Value::Object(old)), Value::Object(new)) = (old, new) else { return false };
     let is_choice = |keys: &Map<String, Value>| keys.len() == 1 && keys.values().all(Value::is_object);
@@ -266,6 +270,9 @@ impl Edit {
         // Releases first.
         for (_, draft) in &drafts {
             self.world.remove(draft.kind(), draft.name());
+            if let AnyDraft::Attachment(Draft { spec, .. }) = draft {
+                self.wished_metrics.extend(spec.metric.map(|metric| (spec.namespace.clone(), metric)));
+            }
         }
         let mut drafts = drafts;
         drafts.sort_by_key(|(index, draft)| (order(draft), *index));

@@ -135,6 +135,10 @@ impl Render for Attachment {
             host_ifindex: entry.facts.host_ifindex,
             mtu: network.map(|network| crate::want::attachment_mtu(object, network)),
             default_route: Some(object.alloc.default_route),
+            metric: object.alloc.default_route.then_some(object.alloc.metric),
+            bandwidth: network.and_then(|network| {
+                Some(object.spec.bandwidth?.effective(crate::want::attachment_mtu(object, network)))
+            }),
         }
     }
 }

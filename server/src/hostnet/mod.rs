@@ -8,6 +8,7 @@ pub mod model;
 pub mod rules;
 mod show;
 mod step;
+mod tbf;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ use netloom_api::{IfName, Mac, Name, Uid};
 use rules::Rules;
 
 pub use step::{Action, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
+pub use tbf::Tbf;
 
 /// The group (IFLA_GROUP) of every link that netloom made: "nl".
 pub const LINK_GROUP: u32 = 0x6e6c;
@@ -23,6 +25,8 @@ pub const LINK_GROUP: u32 = 0x6e6c;
 pub const PROTOCOL: u8 = 110;
 /// Host ends of cables start with this; the firewall's guard dispatches on it.
 pub const DEVICE_PREFIX: &str = "nl";
+/// Queues for what comes from attachments start with this ("bandwidth"): never what the guard dispatches on.
+pub const QUEUE_PREFIX: &str = "bw";
 
 /// Which network stack something is in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +78,10 @@ pub struct HostNet {
     pub addresses: BTreeMap<Address, Mark>,
     /// Routes that bear our protocol.
     pub routes: BTreeMap<Route, Mark>,
+    /// Limits of ours on what links of the host send.
+    pub limits: BTreeMap<IfName, Tbf>,
+    /// What a link of the host receives goes through a queue first, by our hand: which.
+    pub detours: BTreeMap<IfName, IfName>,
     /// Values below `/proc/sys` that matter to us.
     pub sysctls: BTreeMap<(Stack, Sysctl), String>,
     /// The firewall.
@@ -109,6 +117,8 @@ pub enum LinkKind {
         /// The other end.
         peer: Option<(Stack, IfName)>,
     },
+    /// A queue (an "intermediate functional block"): frames that are sent to it come in again where they came from.
+    Ifb,
     /// Something that netloom does not make, by the kernel's word for it.
     Other(String),
 }

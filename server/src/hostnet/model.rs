@@ -2,6 +2,7 @@
 //!
 //! The rules, each seen on Linux 6.18: a link that goes takes its addresses, routes and switches with it; a bridge that
 //! goes frees its ports; one end of a cable that goes takes the other; a namespace that dies takes all that is in it;
+//! a link that goes takes its limit with it, and a queue that goes ends the detours through it;
 //! a link that goes down loses its IPv6 addresses and all of its routes; the first IPv4 address of a subnet takes the
 //! others with it, unless they may be promoted; a route whose gateway loses its last address in the subnet goes too.
 
@@ -21,7 +22,7 @@ impl HostNet {
                 self.namespaces.remove(name);
                 self.drop_stack(&Stack::Namespace(name.clone()));
             }
-            Action::CreateBridge { device, link } => {
+            Action::CreateBridge { device, link } | Action::CreateIfb { device, link } => {
                 self.links.insert((Stack::Host, device.clone()), link.clone());
             }
             Action::CreateCable { device, link, stack, interface, inside } => {
@@ -44,6 +45,18 @@ impl HostNet {
             }
             Action::DeleteRoute(route) => {
                 self.routes.remove(route);
+            }
+            Action::SetLimit { device, limit } => {
+                self.limits.insert(device.clone(), *limit);
+            }
+            Action::ClearLimit { device } => {
+                self.limits.remove(device);
+            }
+            Action::SetDetour { device, through } => {
+                self.detours.insert(device.clone(), through.clone());
+            }
+            Action::ClearDetour { device } => {
+                self.detours.remove(device);
             }
             Action::SetSysctl { stack, sysctl, value } => {
                 self.sysctls.insert((stack.clone(), sysctl.clone()), value.clone());
@@ -116,6 +129,10 @@ impl HostNet {
         self.addresses.retain(|address, _| !here(&address.stack, &address.link));
         self.routes.retain(|route, _| !here(&route.stack, &route.link));
         self.sysctls.retain(|(other, sysctl), _| !sysctl.link().is_some_and(|link| here(other, link)));
+        if *stack == Stack::Host {
+            self.limits.remove(name);
+            self.detours.retain(|device, through| device != name && through != name);
+        }
         match link.kind {
             LinkKind::Bridge => {
                 let ports = self.links.values_mut().filter(|port| port.master.as_ref() == Some(name));
@@ -124,7 +141,7 @@ impl HostNet {
                 }
             }
             LinkKind::Veth { peer: Some((stack, peer)) } => self.drop_link(&stack, &peer),
-            LinkKind::Veth { peer: None } | LinkKind::Other(_) => {}
+            LinkKind::Veth { peer: None } | LinkKind::Ifb | LinkKind::Other(_) => {}
         }
     }
 

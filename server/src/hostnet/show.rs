@@ -72,6 +72,9 @@ impl fmt::Display for Step {
                 write!(f, "ip link add {device}{} mtu {} type bridge mcast_snooping 0", mac(link), link.mtu)?;
                 if link.up { write!(f, "; ip link set {device} up") } else { Ok(()) }
             }
+            Action::CreateIfb { device, link } => {
+                write!(f, "ip link add {device} mtu {} type ifb", link.mtu)
+            }
             Action::CreateCable { device, link, stack, interface, inside } => {
                 write!(f, "ip link add {device}{} mtu {}", mac(link), link.mtu)?;
                 if let Some(bridge) = &link.master {
@@ -89,6 +92,16 @@ impl fmt::Display for Step {
             Action::DeleteAddress(address) => write!(f, "{} addr del {address}", ip(&address.stack)),
             Action::AddRoute(route) => write!(f, "{} route add {route}", ip(&route.stack)),
             Action::DeleteRoute(route) => write!(f, "{} route del {route}", ip(&route.stack)),
+            Action::SetLimit { device, limit } => {
+                write!(f, "tc qdisc replace dev {device} root handle 6e6c: {limit}")
+            }
+            Action::ClearLimit { device } => write!(f, "tc qdisc del dev {device} root"),
+            Action::SetDetour { device, through } => write!(
+                f,
+                "tc qdisc add dev {device} ingress; tc filter add dev {device} ingress prio 28268 u32 match u32 0 0 \
+                 action mirred egress redirect dev {through}"
+            ),
+            Action::ClearDetour { device } => write!(f, "tc qdisc del dev {device} ingress"),
             Action::SetSysctl { stack, sysctl, value } => {
                 let name = sysctl.path().replace('/', ".");
                 match stack {
@@ -115,7 +128,7 @@ fn mac(link: &Link) -> String {
 /// One line per thing, sorted, so that two hosts can be compared as text.
 impl fmt::Display for HostNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespaces, links, addresses, routes, sysctls, rules } = self;
+        let Self { namespaces, links, addresses, routes, limits, detours, sysctls, rules } = self;
         for (name, mark) in namespaces {
             writeln!(f, "netns {name}{}", foreign(*mark))?;
         }
@@ -126,6 +139,7 @@ impl fmt::Display for HostNet {
                 LinkKind::Bridge => f.write_str(" bridge")?,
                 LinkKind::Veth { peer: Some((stack, peer)) } => write!(f, " veth peer {stack}/{peer}")?,
                 LinkKind::Veth { peer: None } => f.write_str(" veth")?,
+                LinkKind::Ifb => f.write_str(" ifb")?,
                 LinkKind::Other(kind) => write!(f, " {kind}")?,
             }
             if let Some(bridge) = master {
@@ -138,6 +152,12 @@ impl fmt::Display for HostNet {
         }
         for (route, mark) in routes {
             writeln!(f, "{}: route {route}{}", route.stack, foreign(*mark))?;
+        }
+        for (device, limit) in limits {
+            writeln!(f, "host: limit {device} {limit}")?;
+        }
+        for (device, through) in detours {
+            writeln!(f, "host: detour {device} through {through}")?;
         }
         for ((stack, sysctl), value) in sysctls {
             writeln!(f, "{stack}: sysctl {}={value}", sysctl.path().replace('/', "."))?;

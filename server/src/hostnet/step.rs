@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use netloom_api::{IfName, Name, Uid};
 
-use super::{Address, Link, Route, Stack, Sysctl, flows::Stale, rules::Element};
+use super::{Address, Link, Route, Stack, Sysctl, Tbf, flows::Stale, rules::Element};
 
 /// One change to the kernel, for one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,13 @@ pub enum Action {
     },
     /// Makes a bridge in the host, marked, without multicast snooping, up if the link says so.
     CreateBridge {
+        /// Its name.
+        device: IfName,
+        /// What it is to be.
+        link: Link,
+    },
+    /// Makes a queue in the host, marked and down.
+    CreateIfb {
         /// Its name.
         device: IfName,
         /// What it is to be.
@@ -72,6 +79,30 @@ pub enum Action {
     AddRoute(Route),
     /// Removes a route.
     DeleteRoute(Route),
+    /// Limits what a link of the host sends; changes a limit of ours in place.
+    SetLimit {
+        /// Which link.
+        device: IfName,
+        /// How much.
+        limit: Tbf,
+    },
+    /// Takes our limit off a link of the host.
+    ClearLimit {
+        /// Which link.
+        device: IfName,
+    },
+    /// Leads what a link of the host receives through a queue of the host.
+    SetDetour {
+        /// Which link.
+        device: IfName,
+        /// Which queue.
+        through: IfName,
+    },
+    /// Ends our detour of what a link of the host receives.
+    ClearDetour {
+        /// Which link.
+        device: IfName,
+    },
     /// Writes a kernel switch.
     SetSysctl {
         /// In which stack.

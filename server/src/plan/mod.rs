@@ -79,6 +79,7 @@ impl Planner<'_> {
         // neighbouring rule steps together.
         self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));
         self.plan.steps.extend(add.into_iter().map(|element| Step::of_host(Action::AddRule(element))));
+        self.end_detours();
         let doomed: Vec<&(Stack, IfName)> = have
             .links
             .iter()
@@ -105,17 +106,28 @@ impl Planner<'_> {
         }
     }
 
+    /// Before the queues go that they lead through: a frame that is sent to no queue is lost.
+    fn end_detours(&mut self) {
+        for (device, through) in &self.have.detours {
+            let (key, queue) = ((Stack::Host, device.clone()), (Stack::Host, through.clone()));
+            let stays = self.want.detours.get(device) == Some(through) && self.link_stays(&queue);
+            if let Some(link) = self.surviving(&key).filter(|_| !stays) {
+                self.step(link.mark, Action::ClearDetour { device: device.clone() });
+            }
+        }
+    }
+
     /// A link goes when nobody wants it, or wants it so different that it cannot be changed while it lives.
     fn must_go(&self, key: &(Stack, IfName), have: &Link) -> bool {
         let Some(want) = self.want.links.get(key) else { return true };
         let (Link { mark, kind, mac, .. }, theirs) = (want, have);
         let same_owner = matches!(mark, Mark::Object(uid) if theirs.mark.is_of(*uid));
         let same_kind = match (kind, &theirs.kind) {
-            (LinkKind::Bridge, LinkKind::Bridge) => true,
+            (LinkKind::Bridge, LinkKind::Bridge) | (LinkKind::Ifb, LinkKind::Ifb) => true,
             (LinkKind::Veth { peer: want }, LinkKind::Veth { peer: have }) => {
                 want == have && want.as_ref().is_none_or(|peer| self.peer_is_right(peer))
             }
-            (LinkKind::Bridge | LinkKind::Veth { .. } | LinkKind::Other(_), _) => false,
+            (LinkKind::Bridge | LinkKind::Veth { .. } | LinkKind::Ifb | LinkKind::Other(_), _) => false,
         };
         !same_owner || !same_kind || (*mac != theirs.mac && matches!(kind, LinkKind::Bridge))
     }
@@ -137,6 +149,12 @@ impl Planner<'_> {
         for ((stack, name), link) in &want.links {
             if *stack == Stack::Host && link.kind == LinkKind::Bridge {
                 self.add_bridge(name, link);
+            }
+        }
+        // Queues before the cables whose frames they hold back.
+        for ((stack, name), link) in &want.links {
+            if *stack == Stack::Host && link.kind == LinkKind::Ifb {
+                self.add_ifb(name, link);
             }
         }
         for ((stack, name), link) in &want.links {
@@ -183,6 +201,49 @@ impl Planner<'_> {
         }
     }
 
+    fn add_ifb(&mut self, name: &IfName, link: &Link) {
+        let key = (Stack::Host, name.clone());
+        let have = match self.surviving(&key) {
+            None if self.is_in_the_way(&key) => {
+                let message = format!("a device {name} exists on the host and was not made by netloom");
+                return self.conflict(link.mark, message);
+            }
+            None => {
+                let down = Link { up: false, mark: Mark::Group, ..link.clone() };
+                self.step(link.mark, Action::CreateIfb { device: name.clone(), link: down.clone() });
+                down
+            }
+            Some(have) => have.clone(),
+        };
+        self.link_sysctls(&key, link.mark);
+        self.limit(&key, link.mark);
+        self.change(&key, &have, link);
+    }
+
+    /// What a link of the host may send, and the way of what it receives.
+    fn limit(&mut self, key: &(Stack, IfName), mark: Mark) {
+        let (have, want, device) = (self.have, self.want, &key.1);
+        let kept = self.link_stays(key);
+        let limits = (have.limits.get(device).filter(|_| kept), want.limits.get(device));
+        match limits {
+            (have, Some(want)) if have != Some(want) => {
+                // A frame that waits and is larger than the new bucket would never leave, nor would those behind it.
+                if have.is_some_and(|have| have.burst() > want.burst()) {
+                    self.step(mark, Action::ClearLimit { device: device.clone() });
+                }
+                self.step(mark, Action::SetLimit { device: device.clone(), limit: *want });
+            }
+            (Some(_), None) => self.step(mark, Action::ClearLimit { device: device.clone() }),
+            (_, Some(_)) | (None, None) => {}
+        }
+        let Some(through) = want.detours.get(device) else { return };
+        let queue = (Stack::Host, through.clone());
+        let stays = kept && have.detours.get(device) == Some(through) && self.link_stays(&queue);
+        if !stays {
+            self.step(mark, Action::SetDetour { device: device.clone(), through: through.clone() });
+        }
+    }
+
     fn add_cable(&mut self, name: &IfName, link: &Link, peer: &(Stack, IfName)) {
         let key = (Stack::Host, name.clone());
         let Some(inside) = self.want.links.get(peer) else { return };
@@ -220,6 +281,7 @@ impl Planner<'_> {
             )
         };
         self.link_sysctls(&key, link.mark);
+        self.limit(&key, link.mark);
         self.change(&key, &have_outer, link);
         self.link_sysctls(peer, inside.mark);
         self.addresses(peer, inside.mark);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use netloom_api::{
-    AnyDraft, Attachment, AttachmentSpec, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
-    NamespaceSpec, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, Subnet, Target,
-    Timestamp,
+    AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
+    NamespaceSpec, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, RateLimit,
+    Subnet, Target, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -22,13 +22,14 @@ use crate::{
 struct Recipe {
     namespaces: usize,
     networks: Vec<(u8, bool, bool)>,
-    attachments: Vec<(usize, usize, bool, u8)>,
+    attachments: Vec<(usize, usize, bool, u8, u64)>,
     forwards: Vec<(u16, usize, u16)>,
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let networks = prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>()), 1..4);
-    let attachments = prop::collection::vec((0_usize..4, 0_usize..3, any::<bool>(), 0_u8..3), 0..7);
+    let attached = (0_usize..4, 0_usize..3, any::<bool>(), 0_u8..3, 0_u64..6);
+    let attachments = prop::collection::vec(attached, 0..7);
     let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
     (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| {
         Recipe { namespaces, networks, attachments, forwards }
@@ -75,7 +76,7 @@ fn world(recipe: &Recipe, before: &World) -> World {
         // The subnets of a network cannot change; one of another shape has another name.
         drafts.push(draft::<Network>(format!("net{n}-{}", u8::from(*ipv6)), spec).into());
     }
-    for (n, (namespace, network, default_route, wish)) in recipe.attachments.iter().enumerate() {
+    for (n, (namespace, network, default_route, wish, limits)) in recipe.attachments.iter().enumerate() {
         let network = network % recipe.networks.len();
         let spec = AttachmentSpec {
             namespace: name(format!("ns{}", namespace % recipe.namespaces)),
@@ -91,6 +92,10 @@ fn world(recipe: &Recipe, before: &World) -> World {
             default_route: Some(*default_route),
             metric: None,
             mtu: None,
+            bandwidth: Some(Bandwidth {
+                ingress: limits.is_multiple_of(2).then_some(RateLimit { rate: 8_000 << limits, burst: None }),
+                egress: (limits % 3 > 0).then_some(RateLimit { rate: 800_000 << limits, burst: None }),
+            }),
         };
         let of = format!("att{n}-{}-{}", spec.namespace, spec.network);
         drafts.push(draft::<Attachment>(of, spec).into());

@@ -137,6 +137,8 @@ impl Round {
         let links = have.links.clone();
         have.addresses
             .retain(|address, _| links.contains_key(&(address.stack.clone(), address.link.clone())));
+        have.limits.retain(|device, _| links.contains_key(&(crate::hostnet::Stack::Host, device.clone())));
+        have.detours.retain(|device, _| links.contains_key(&(crate::hostnet::Stack::Host, device.clone())));
         have.routes.retain(|route, _| links.contains_key(&(route.stack.clone(), route.link.clone())));
         let known = |element: &crate::hostnet::rules::Element| {
             like.rules.elements.contains(element) || wanted.rules.elements.contains(element)

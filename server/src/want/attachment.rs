@@ -3,16 +3,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netloom_api::{Attachment, Mac, Namespace, Network};
+use netloom_api::{Attachment, AttachmentSpec, IfName, Mac, Namespace, Network, RateLimit};
 
 use super::{living, network};
 use crate::{
-    hostnet::{Address, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl, rules::Element},
+    hostnet::{
+        Address, DEVICE_PREFIX, HostNet, Link, LinkKind, Mark, QUEUE_PREFIX, Route, Stack, Sysctl, Tbf,
+        rules::Element,
+    },
     world::{Stored, World, mac_of},
 };
-
-/// Of a default route, when nothing is said.
-const METRIC_DEFAULT: u32 = 100;
 
 pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut HostNet) {
     // Both exist: the controller and the database see to it. While one of them is being deleted, so is this.
@@ -21,6 +21,7 @@ pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut Hos
         return;
     }
     cable(attachment, network, net);
+    bandwidth(attachment, network, net);
     sysctls(attachment, network, net);
     routes(attachment, network, net);
     elements(attachment, network, net);
@@ -28,7 +29,12 @@ pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut Hos
 
 /// The MTU in effect.
 pub(super) fn mtu(attachment: &Stored<Attachment>, network: &Stored<Network>) -> u16 {
-    attachment.spec.mtu.unwrap_or(network.spec.mtu()).min(network.spec.mtu())
+    mtu_of(&attachment.spec, network)
+}
+
+/// The MTU that an attachment like this has.
+pub(crate) fn mtu_of(spec: &AttachmentSpec, network: &Stored<Network>) -> u16 {
+    spec.mtu.unwrap_or(network.spec.mtu()).min(network.spec.mtu())
 }
 
 fn cable(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
@@ -52,6 +58,41 @@ fn cable(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut H
         let address = Address { stack: inner.0.clone(), link: inner.1.clone(), net: address.0 };
         net.addresses.insert(address, mark);
     }
+}
+
+/// Towards the attachment the host's end holds back what it sends; what comes from it is received by that end, which
+/// can hold nothing back, so it goes through a queue.
+fn bandwidth(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
+    let Some(bandwidth) = attachment.spec.bandwidth else { return };
+    let mtu = mtu(attachment, network);
+    let port = &attachment.alloc.host_device;
+    let tbf = |limit: RateLimit| {
+        Tbf::new(limit.rate / 8, limit.burst_for(mtu), u32::from(mtu) + netloom_api::FRAME_HEADER)
+    };
+    if let Some(limit) = bandwidth.ingress {
+        net.limits.insert(port.clone(), tbf(limit));
+    }
+    if let (Some(limit), Some(queue)) = (bandwidth.egress, queue_of(port)) {
+        let link = Link {
+            mark: Mark::Object(attachment.meta.uid),
+            kind: LinkKind::Ifb,
+            mac: None,
+            mtu: u32::from(mtu),
+            up: true,
+            master: None,
+            hairpin: false,
+        };
+        net.links.insert((Stack::Host, queue.clone()), link);
+        net.sysctls.insert((Stack::Host, Sysctl::DisableIpv6(queue.clone())), "1".into());
+        net.limits.insert(queue.clone(), tbf(limit));
+        net.detours.insert(port.clone(), queue);
+    }
+}
+
+/// The queue of a host's end: both names end as the uid does.
+fn queue_of(port: &IfName) -> Option<IfName> {
+    let tail = port.as_str().strip_prefix(DEVICE_PREFIX)?;
+    format!("{QUEUE_PREFIX}{tail}").parse().ok()
 }
 
 fn sysctls(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
@@ -82,7 +123,7 @@ fn routes(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut 
             destination,
             via,
             link: attachment.alloc.interface.clone(),
-            metric: attachment.spec.metric.unwrap_or(METRIC_DEFAULT),
+            metric: attachment.alloc.metric,
         };
         net.routes.insert(route, Mark::Object(attachment.meta.uid));
     }

@@ -15,6 +15,7 @@ use crate::{
     world::{Stored, World, WorldNoun},
 };
 
+pub(crate) use attachment::mtu_of;
 pub use host::{HostFacts, Uplink, needs_forwarding};
 pub(crate) use network::on_prefix;
 pub(crate) use port_forward::targets;

@@ -68,6 +68,8 @@ pub struct AttachmentAlloc {
     pub host_device: IfName,
     /// Whether the default route goes through it.
     pub default_route: bool,
+    /// Of its default route, when it has one.
+    pub metric: u32,
 }
 
 /// What a PortForward holds.

@@ -9,7 +9,7 @@ use super::{
     inside::{Known, Session, follow},
     link, namespace,
     outcome::{done, lost, of_nft},
-    reap,
+    port, reap,
 };
 use crate::{
     hostnet::{Action, Facts, Outcome, Stack, Step, rules::Element},
@@ -22,6 +22,7 @@ pub(super) fn apply(inner: &Inner, steps: &[Step]) -> Vec<Outcome> {
         outcomes: Vec::with_capacity(steps.len()),
         failed: BTreeSet::new(),
         known: Known::new(),
+        outer_ends: Known::new(),
         session: None,
     };
     let mut rest = steps;
@@ -48,6 +49,7 @@ enum Sort {
     /// One at a time: the next steps need what it made.
     Cable,
     In(Stack),
+    Announce(Stack),
 }
 
 impl Sort {
@@ -60,11 +62,15 @@ impl Sort {
             Action::DeleteNamespace { .. } => Sort::DeleteNamespace,
             Action::DeleteLink { .. } => Sort::DeleteLink,
             Action::CreateCable { .. } => Sort::Cable,
-            Action::CreateBridge { .. } => Sort::In(Stack::Host),
+            Action::CreateBridge { .. }
+            | Action::CreateIfb { .. }
+            | Action::SetLimit { .. }
+            | Action::ClearLimit { .. }
+            | Action::SetDetour { .. }
+            | Action::ClearDetour { .. } => Sort::In(Stack::Host),
             Action::SetLink { stack, .. } | Action::SetSysctl { stack, .. } => Sort::In(stack.clone()),
-            Action::AddAddress(address) | Action::DeleteAddress(address) | Action::Announce(address) => {
-                Sort::In(address.stack.clone())
-            }
+            Action::AddAddress(address) | Action::DeleteAddress(address) => Sort::In(address.stack.clone()),
+            Action::Announce(address) => Sort::Announce(address.stack.clone()),
             Action::AddRoute(route) | Action::DeleteRoute(route) => Sort::In(route.stack.clone()),
         }
     }
@@ -75,6 +81,8 @@ struct Work<'a> {
     outcomes: Vec<Outcome>,
     failed: BTreeSet<Uid>,
     known: Known,
+    /// Indices of the host's ends of new cables, by the ends inside.
+    outer_ends: Known,
     session: Option<Session>,
 }
 
@@ -90,6 +98,10 @@ impl Work<'_> {
             Sort::Cable => steps.iter().map(|step| self.create_cable(step)).collect(),
             Sort::In(Stack::Host) => self.in_host(steps),
             Sort::In(Stack::Namespace(name)) => self.in_namespace(name, steps),
+            Sort::Announce(stack) => {
+                self.await_ports(steps);
+                self.group(&Sort::In(stack.clone()), steps)
+            }
         }
     }
 
@@ -114,9 +126,22 @@ impl Work<'_> {
             }
             Action::CreateCable { device, stack, interface, .. } => {
                 self.known.extend(facts.host_ifindex.map(|index| ((Stack::Host, device.clone()), index)));
+                let inside = (stack.clone(), interface.clone());
+                self.outer_ends.extend(facts.host_ifindex.map(|index| (inside, index)));
                 self.known.extend(facts.ifindex.map(|index| ((stack.clone(), interface.clone()), index)));
             }
             _ => {}
+        }
+    }
+
+    /// Until the cables' other ends carry frames; what is said before is said to nobody.
+    fn await_ports(&mut self, steps: &[Step]) {
+        let links = steps.iter().filter_map(|step| match &step.action {
+            Action::Announce(address) => Some((address.stack.clone(), address.link.clone())),
+            _ => None,
+        });
+        for port in links.collect::<BTreeSet<_>>().iter().filter_map(|link| self.outer_ends.get(link)) {
+            port::await_forwarding(self.inner, *port);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use netlink_packet_core::NetlinkMessage;
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use netloom_api::{IfName, Name, Uid};
 use nix::errno::Errno;
 
@@ -19,6 +19,7 @@ use super::{
     dump::mark,
     link, message, namespace, observe,
     outcome::{done, failed, lost, of_request, passing, refused, surprise},
+    tc,
 };
 use crate::{
     hostnet::{Action, Address, Facts, FailureSort, Mark, Outcome, Route, Stack, Step, Sysctl},
@@ -172,12 +173,21 @@ impl<'a> Run<'a> {
                 return self.note(at, step, write(sysctl, value));
             }
             Action::CreateBridge { device, link } => {
+                let message = message::bridge(device.as_str(), link);
+                return self.create(at, step, device, message, |facts| facts);
+            }
+            Action::CreateIfb { device, link } => {
+                let message = message::ifb(device.as_str(), link);
+                // Its index is none of its attachment's.
+                return self.create(at, step, device, message, |_| Facts::default());
+            }
+            Action::SetLimit { device, .. }
+            | Action::ClearLimit { device }
+            | Action::SetDetour { device, .. }
+            | Action::ClearDetour { device } => {
                 self.flush();
-                let made = link::create_bridge(self.socket, device, link);
-                if let Ok(Facts { ifindex: Some(index), .. }) = made {
-                    self.known.insert((self.stack.clone(), device.clone()), index);
-                }
-                return self.note(at, step, made.map_or_else(|outcome| outcome, Outcome::Done));
+                let outcome = self.shape(step, device).unwrap_or_else(|outcome| outcome);
+                return self.note(at, step, outcome);
             }
             Action::Announce(address) => {
                 self.flush();
@@ -206,6 +216,36 @@ impl<'a> Run<'a> {
             Ok(message) => self.pending.push(Pending { at, step, message }),
             Err(outcome) => self.note(at, step, outcome),
         }
+    }
+
+    fn create(
+        &mut self,
+        at: usize,
+        step: &Step,
+        device: &IfName,
+        message: LinkMessage,
+        told: impl FnOnce(Facts) -> Facts,
+    ) {
+        self.flush();
+        let made = link::create_alone(self.socket, device, message);
+        if let Ok(Facts { ifindex: Some(index), .. }) = made {
+            self.known.insert((self.stack.clone(), device.clone()), index);
+        }
+        self.note(at, step, made.map_or_else(|outcome| outcome, |facts| Outcome::Done(told(facts))));
+    }
+
+    fn shape(&mut self, step: &Step, device: &IfName) -> Result<Outcome, Outcome> {
+        let index = self.index(device, step.uid)?;
+        Ok(match &step.action {
+            Action::SetLimit { device: _, limit } => tc::set_limit(self.socket, device, index, limit),
+            Action::ClearLimit { device: _ } => tc::clear_limit(self.socket, device, index),
+            Action::SetDetour { device: _, through } => {
+                let through = self.index(through, step.uid)?;
+                tc::set_detour(self.socket, device, index, through)
+            }
+            Action::ClearDetour { device: _ } => tc::clear_detour(self.socket, device, index),
+            other => return Err(passing(format!("{other:?} shapes nothing"))),
+        })
     }
 
     fn message(&mut self, step: &Step) -> Result<NetlinkMessage<RouteNetlinkMessage>, Outcome> {

@@ -48,14 +48,14 @@ pub(super) fn create_cable(
     Ok(Facts { cookie: None, ifindex, host_ifindex: Some(made.header.index) })
 }
 
-/// Makes a bridge.
-pub(super) fn create_bridge(
+/// Makes a link that stands alone: a bridge or a queue.
+pub(super) fn create_alone(
     socket: &mut RouteSocket,
     device: &IfName,
-    link: &crate::hostnet::Link,
+    link: LinkMessage,
 ) -> Result<Facts, Outcome> {
-    let bridge = create(RouteNetlinkMessage::NewLink(message::bridge(device.as_str(), link)));
-    make(socket, bridge).map_err(|error| of_request(device, &error))?;
+    let link = create(RouteNetlinkMessage::NewLink(link));
+    make(socket, link).map_err(|error| of_request(device, &error))?;
     Ok(Facts { ifindex: Some(found(socket, device)?.header.index), ..Facts::default() })
 }
 

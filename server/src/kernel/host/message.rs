@@ -35,6 +35,15 @@ pub(super) fn bridge(name: &str, link: &Link) -> LinkMessage {
     }
 }
 
+/// A queue, marked by its group from the first instant, down.
+pub(super) fn ifb(name: &str, link: &Link) -> LinkMessage {
+    LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Ifb)
+        .name(name)
+        .mtu(link.mtu)
+        .link_group(LINK_GROUP)
+        .build()
+}
+
 /// A cable in one message: the host's end in its bridge, the other end named and placed.
 pub(super) fn cable(
     name: &str,

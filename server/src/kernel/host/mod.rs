@@ -10,9 +10,11 @@ mod message;
 mod namespace;
 mod observe;
 mod outcome;
+mod port;
 mod reap;
 mod rules;
 mod state;
+mod tc;
 #[cfg(test)]
 mod tests;
 

@@ -14,6 +14,7 @@ use super::{
     Inner,
     dump::{Dump, Routes, address_of, ifname, kind, mark, peer_index, peer_nsid, route_of, routes},
     namespace::mark_here,
+    tc,
 };
 use crate::{
     hostnet::{Address, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl},
@@ -72,7 +73,9 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
             seen.fill(&mut net, &inner_ends);
         }
     }
+    let names = host.dump.names();
     host.fill(&mut net, &outer_ends);
+    inner.with_socket(|socket| tc::observe(socket, &names, &mut net)).map_err(text)?;
     own_by_pair(&mut net);
     host_sysctls(&mut net)?;
     net.rules = inner.rules.dump().map_err(text)?;
@@ -206,7 +209,7 @@ fn own_by_pair(net: &mut HostNet) {
         .filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours())
         .filter_map(|(_, link)| match &link.kind {
             LinkKind::Veth { peer } => peer.clone(),
-            LinkKind::Bridge | LinkKind::Other(_) => None,
+            LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_) => None,
         })
         .collect();
     for key in ours {
@@ -230,6 +233,7 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, IfName>, peer: Option<(Stac
         kind: match kind(message).as_str() {
             "bridge" => LinkKind::Bridge,
             "veth" => LinkKind::Veth { peer },
+            "ifb" => LinkKind::Ifb,
             other => LinkKind::Other(other.to_owned()),
         },
         mac: None,

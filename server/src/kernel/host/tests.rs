@@ -67,6 +67,7 @@ fn world_of(subnets: Vec<(&str, Option<&str>)>, mtu: Option<u16>) -> World {
         default_route: None,
         metric: None,
         mtu: None,
+        bandwidth: None,
     };
     let drafts: Vec<AnyDraft> = vec![
         draft::<Namespace>("red", NamespaceSpec {}).into(),

@@ -85,6 +85,7 @@ pub(super) fn attachment(of: &str, namespace: &str, network: &str, n: u8, host: 
         interface: format!("eth{host}").parse().unwrap(),
         host_device: format!("nl{n:02x}{host:02x}").parse().unwrap(),
         default_route: true,
+        metric: 100,
     };
     stored::<Attachment>(of, serde_json::from_value(spec).unwrap(), alloc)
 }

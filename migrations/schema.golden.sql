@@ -103,6 +103,9 @@ CREATE TABLE namespaces (
     alloc        TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE UNIQUE INDEX namespaces_adopted ON namespaces (alloc ->> '$.adopted.boot', alloc ->> '$.adopted.cookie')
+    WHERE alloc ->> '$.adopted.cookie' IS NOT NULL;
+
 CREATE TABLE networks (
     uid          TEXT    NOT NULL PRIMARY KEY,
     name         TEXT    NOT NULL UNIQUE,

@@ -5,8 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 18] = [
+const PATCHABLE: [&str; 21] = [
     "NamespaceSpec",
+    "NamespaceSource",
+    "ManagedSource",
+    "AdoptedSource",
     "NetworkSpec",
     "NetworkKind",
     "BridgeKind",
@@ -27,7 +30,8 @@ const PATCHABLE: [&str; 18] = [
 ];
 
 /// The unions in them, each the only field of its message.
-const UNIONS: [&str; 2] = ["NetworkKind.kind", "Egress.mode"];
+const UNIONS: [&str; 4] =
+    ["NamespaceSource.source", "AdoptedSource.adopted", "NetworkKind.kind", "Egress.mode"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=netloom");

@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (namespace, attachment, address) in
         [("red", "red0", "192.168.15.1"), ("blue", "blue0", "192.168.15.2")]
     {
-        make::<Namespace>(&client, namespace, NamespaceSpec {}).await?;
+        make::<Namespace>(&client, namespace, NamespaceSpec::default()).await?;
         let spec = AttachmentSpec {
             namespace: namespace.parse()?,
             network: "v-net-0".parse()?,

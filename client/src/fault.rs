@@ -156,6 +156,7 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
             "a read-only socket or token cannot write; netloom.sock has all rights"
         }
         ErrorReason::HasDependents => "--force deletes them too",
+        ErrorReason::NamespaceInUse => "--force removes its name; it goes when the last process does",
         ErrorReason::PortTaken => "`ss -lntup` shows who listens, `netloom forwards ls` what is published",
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",
         ErrorReason::Overlap => "leave the subnet out and a free one is chosen",
@@ -173,6 +174,7 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         | ErrorReason::ReferenceNotFound
         | ErrorReason::MacTaken
         | ErrorReason::DeviceTaken
+        | ErrorReason::NamespaceTaken
         | ErrorReason::PoolExhausted
         | ErrorReason::Expired
         | ErrorReason::TooLarge

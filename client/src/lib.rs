@@ -5,7 +5,7 @@
 //!
 //! # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::connect(&ConnectOptions::parse("/run/netloom/netloom.sock")?).await?;
-//! let red = Draft::<Namespace>::new("red".parse()?, NamespaceSpec {});
+//! let red = Draft::<Namespace>::new("red".parse()?, NamespaceSpec::default());
 //! client.create(red, WriteOptions::default()).await?;
 //! for namespace in client.list::<Namespace>(ListOptions::default()).await?.items {
 //!     println!("{}", namespace.meta.name);

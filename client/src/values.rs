@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use netloom_client::{AddressRange, RateLimit};
+use netloom_client::{AddressRange, AdoptedSource, RateLimit};
 
 /// A label, as `key=value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,14 @@ pub fn rate_text(rate: u64) -> String {
     }
 }
 
+/// A namespace to adopt, as a path or `pid:N`.
+pub fn adopted(text: &str) -> Result<AdoptedSource, String> {
+    match text.strip_prefix("pid:") {
+        Some(pid) => pid.parse().map(AdoptedSource::Pid).map_err(|_| format!("{pid:?} is not a pid")),
+        None => text.parse().map(AdoptedSource::Path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +113,15 @@ mod tests {
             (rate_text(5_000_000), rate_text(1_500_000_000), rate_text(9_999)),
             ("5 M".into(), "1500 M".into(), "9999 ".into())
         );
+    }
+
+    #[test]
+    fn a_namespace_to_adopt_is_a_path_or_a_pid() {
+        assert_eq!(adopted("pid:7"), Ok(AdoptedSource::Pid(7)));
+        assert_eq!(adopted("/run/netns/x"), Ok(AdoptedSource::Path("/run/netns/x".parse().unwrap())));
+        for text in ["pid:", "pid:x", "7", "x", "/proc/7/ns/net"] {
+            assert!(adopted(text).is_err(), "{text}");
+        }
     }
 
     #[test]

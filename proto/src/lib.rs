@@ -26,6 +26,7 @@ mod problem;
 mod reservation;
 mod schema;
 mod state;
+mod sysctl;
 mod text;
 mod time;
 
@@ -41,7 +42,7 @@ pub use convert::{FromPb, Path, ToPb};
 pub use documents::{DocumentError, Documents};
 pub use event::{Event, EventPage, EventType};
 pub use ids::{Etag, RequestId, Uid};
-pub use namespace::{Namespace, NamespaceSpec, NamespaceStatus};
+pub use namespace::{AdoptedSource, Namespace, NamespaceSource, NamespaceSpec, NamespaceStatus};
 pub use net::{Cidr, IfName, InterfaceAddress, Mac, Prefix};
 pub use network::{
     AddressRange, BridgeKind, Egress, Isolation, MTU_DEFAULT, Network, NetworkKind, NetworkSpec,
@@ -57,8 +58,9 @@ pub use port_forward::{
 };
 pub use problem::{ErrorReason, Problem, Violation, Violations};
 pub use reservation::{Reservation, ReservationSpec, ReservationStatus};
-pub use state::{InterfaceState, NamespaceState, NeighbourState, RouteState, Version};
-pub use text::{Annotations, Labels, Name, Note, Owner};
+pub use state::{InterfaceState, NamespaceState, NeighbourState, ProcessState, RouteState, Version};
+pub use sysctl::{SysctlKey, Sysctls};
+pub use text::{Annotations, Labels, Name, NetnsPath, Note, Owner};
 pub use time::Timestamp;
 
 /// The generated messages, clients and servers of `netloom.v1`.

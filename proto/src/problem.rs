@@ -114,6 +114,10 @@ reasons! {
     RouteTaken "ROUTE_TAKEN" 409 FailedPrecondition "There is such a route already",
     /// The interface name is in use in the namespace, or the device name on the host.
     DeviceTaken "DEVICE_TAKEN" 409 FailedPrecondition "The device name is in use",
+    /// The network namespace is the host's own, is managed, or is adopted by another object.
+    NamespaceTaken "NAMESPACE_TAKEN" 409 FailedPrecondition "The network namespace is taken",
+    /// Processes are inside of the namespace; metadata names them.
+    NamespaceInUse "NAMESPACE_IN_USE" 409 FailedPrecondition "Processes are inside of the namespace",
     /// A host port is published or used by another process.
     PortTaken "PORT_TAKEN" 409 FailedPrecondition "The port is in use",
     /// No address, subnet or port is left to choose.

@@ -22,6 +22,10 @@ pub struct NamespaceState {
     pub neighbours: Vec<NeighbourState>,
     /// netloom's firewall elements that concern it, in the words of `nft`.
     pub rules: Vec<String>,
+    /// Processes inside, in the order of their pids, at most 256; empty for `host`, where all others are.
+    #[serde(default)]
+    #[schema(max_items = 256)]
+    pub processes: Vec<ProcessState>,
 }
 
 /// One interface.
@@ -93,6 +97,17 @@ pub struct NeighbourState {
     pub state: String,
 }
 
+/// One process inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessState {
+    /// As the daemon numbers processes.
+    pub pid: u32,
+    /// As the process itself is numbered in its own pid namespace; the same where it has none.
+    pub inside_pid: u32,
+    /// Its name, at most 15 characters; not its arguments, which may hold secrets.
+    pub command: String,
+}
+
 /// What runs here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
@@ -125,30 +140,33 @@ macro_rules! same_fields {
 same_fields!(InterfaceState { ifindex, name, mac, mtu, up, operstate, master, addresses, owner; type_ = r#type });
 same_fields!(RouteState { destination, via, interface, source, metric, table, protocol; type_ = r#type });
 same_fields!(NeighbourState { address, interface, mac, state });
+same_fields!(ProcessState { pid, inside_pid, command });
 same_fields!(Version { version, api, kernel });
 
 impl FromPb<pb::NamespaceState> for NamespaceState {
     fn from_pb(message: pb::NamespaceState, at: &Path) -> Result<Self, Violations> {
-        let pb::NamespaceState { name, interfaces, routes, neighbours, rules } = message;
+        let pb::NamespaceState { name, interfaces, routes, neighbours, rules, processes } = message;
         Ok(Self {
             name,
             interfaces: list(interfaces, &at.field("interfaces"))?,
             routes: list(routes, &at.field("routes"))?,
             neighbours: list(neighbours, &at.field("neighbours"))?,
             rules,
+            processes: list(processes, &at.field("processes"))?,
         })
     }
 }
 
 impl ToPb<pb::NamespaceState> for NamespaceState {
     fn to_pb(&self) -> pb::NamespaceState {
-        let Self { name, interfaces, routes, neighbours, rules } = self;
+        let Self { name, interfaces, routes, neighbours, rules, processes } = self;
         pb::NamespaceState {
             name: name.clone(),
             interfaces: all(interfaces),
             routes: all(routes),
             neighbours: all(neighbours),
             rules: rules.clone(),
+            processes: all(processes),
         }
     }
 }

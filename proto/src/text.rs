@@ -80,6 +80,14 @@ checked_text!(
     1024
 );
 
+checked_text!(
+    /// The path of a namespace: absolute, at most 255 bytes, with no `.` and `..` in it, and not below /proc.
+    NetnsPath,
+    check_path,
+    "/run/netns/foreign",
+    255
+);
+
 /// Keys and values to select objects by: at most 64, keys and values like names, with dots, underscores and one slash allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
@@ -187,6 +195,22 @@ fn check_note(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn check_path(text: &str) -> Result<(), String> {
+    let Some(inner) = text.strip_prefix('/') else {
+        return Err("must be an absolute path, like /run/netns/foreign".into());
+    };
+    if text.len() > 255 || text.chars().any(char::is_control) {
+        return Err("must be at most 255 bytes without control characters".into());
+    }
+    if inner.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err("must be written without empty parts, '.' and '..'".into());
+    }
+    if inner.split('/').next() == Some("proc") {
+        return Err("is below /proc, where files come and go with processes; name the pid instead".into());
+    }
+    Ok(())
+}
+
 fn check_entries(map: &BTreeMap<String, String>) -> Result<(), String> {
     if map.len() > ENTRIES_MAX {
         return Err(format!("has {} entries; at most {ENTRIES_MAX} are allowed", map.len()));
@@ -218,6 +242,31 @@ mod tests {
         }
         for bad in ["", "..", "a/b", "Red", "-x", "x-", "a b", "a\n", "a\0", "ä", &"x".repeat(64)] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_says_one_place_and_proc_is_for_pids() {
+        for good in ["/run/netns/foreign", "/run/docker/netns/1-abc", "/process/x"] {
+            assert!(good.parse::<NetnsPath>().is_ok(), "{good}");
+        }
+        let long = format!("/{}", "x".repeat(255));
+        for bad in [
+            "",
+            "x",
+            "run/netns/x",
+            "/",
+            "/run//x",
+            "/run/x/",
+            "/run/../x",
+            "/run/./x",
+            "/a\0b",
+            "/a\nb",
+            "/proc/1/ns/net",
+            "/proc",
+            &long,
+        ] {
+            assert!(bad.parse::<NetnsPath>().is_err(), "{bad:?}");
         }
     }
 }

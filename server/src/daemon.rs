@@ -55,6 +55,8 @@ impl Daemon {
             facts: HostFacts::default(),
         }));
         let intent = Arc::new(Intent::new(store.clone()));
+        let committed = intent.clone();
+        kernel.follow(config.adopt_roots.clone(), move || committed.committed());
         intent.reclaim_ports();
         let board = Arc::new(Board::default());
         let (waker, changes) = reconcile::queue();

@@ -8,7 +8,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netloom_server::kernel::lan::{LanSpec, PeerSpec, add_lan};
+use netloom_server::kernel::{
+    lan::{LanSpec, PeerSpec, add_lan},
+    netns::Namespaces,
+    testhost::Workload,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -79,10 +83,16 @@ impl Desk {
             std::fs::create_dir_all(at(place)).unwrap();
         }
         symlink(env!("CARGO_BIN_EXE_netloom-under-test"), at("bin/netloom")).unwrap();
-        // Examples may show `ip`, which need not be installed where this runs.
-        std::fs::write(at("bin/ip"), "#!/bin/sh\ncat /proc/net/dev\n").unwrap();
-        std::fs::set_permissions(at("bin/ip"), std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder, endpoint: format!("unix://{}", socket.display()) }
+        let desk = Self { folder, endpoint: format!("unix://{}", socket.display()) };
+        desk.tool("ip", "cat /proc/net/dev");
+        desk
+    }
+
+    /// Examples may show tools that need not be installed where this runs.
+    fn tool(&self, name: &str, script: &str) {
+        let path = self.folder.path().join("bin").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn shell(&self, line: &str) -> Command {
@@ -176,6 +186,9 @@ fn every_example_of_the_help_works() {
         let daemon = Daemon::start().await;
         let mut lesson = Lesson::default();
         let desk = Desk::new(&daemon.socket);
+        Namespaces::default().create("foreign").unwrap();
+        let container = Workload::start().unwrap();
+        desk.tool("docker", &format!("echo {}", container.pid()));
         let mut all: Vec<String> = commands().iter().flat_map(|(_, command)| examples(command)).collect();
         all.sort();
         all.dedup();

@@ -11,6 +11,7 @@
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
+//! - `namespaces`: adopted ones, settings inside, and who is in them
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -26,6 +27,7 @@ mod forwards;
 mod help;
 mod host;
 mod lab;
+mod namespaces;
 mod netloom;
 mod rest;
 mod stories;

@@ -1,10 +1,10 @@
 //! `netloom ns`.
 
-use std::ffi::OsString;
+use std::{collections::BTreeMap, ffi::OsString};
 
 use anyhow::Result;
 use clap::Subcommand;
-use netloom_client::{Endpoint, Name, Namespace, NamespaceSpec};
+use netloom_client::{AdoptedSource, Endpoint, Name, Namespace, NamespaceSource, NamespaceSpec};
 
 use super::{
     Outcome, Session,
@@ -12,15 +12,27 @@ use super::{
     objects::{self, About, By, Remove},
     state::State,
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, values::Label};
+
+const ADD_HELP: &str = "\
+Example:
+  netloom ns add red --label role=web --sysctl net.ipv4.ip_forward=1
+  netloom ns add mine --adopt /run/netns/foreign
+  netloom ns add web --adopt pid:$(docker inspect -f '{{.State.Pid}}' web)";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a namespace
-    #[command(after_help = "Example:\n  netloom ns add red --label role=web")]
+    /// Make a namespace, or adopt one
+    #[command(after_help = ADD_HELP)]
     Add {
         /// Its name
         name: Name,
+        /// Adopt one that exists instead: its path, or pid:N for that of a process
+        #[arg(long, value_name = "PATH|pid:N", value_parser = crate::values::adopted)]
+        adopt: Option<AdoptedSource>,
+        /// A kernel setting inside, such as net.ipv4.ip_forward=1; may be repeated
+        #[arg(long = "sysctl", value_name = "NAME=VALUE")]
+        sysctls: Vec<Label>,
         #[command(flatten)]
         about: About,
     },
@@ -67,8 +79,9 @@ impl Command {
 
     pub async fn run(self, session: &Session) -> Result<Outcome> {
         match self {
-            Command::Add { name, about } => {
-                objects::create(session, about.draft::<Namespace>(name, NamespaceSpec {})?).await
+            Command::Add { name, adopt, sysctls, about } => {
+                let spec = spec(adopt, sysctls)?;
+                objects::create(session, about.draft::<Namespace>(name, spec)?).await
             }
             Command::Ls { by } => objects::ls::<Namespace>(session, by.options()?).await,
             Command::Show { name } => objects::show::<Namespace>(session, &name).await,
@@ -79,6 +92,13 @@ impl Command {
     }
 }
 
+fn spec(adopt: Option<AdoptedSource>, sysctls: Vec<Label>) -> Result<NamespaceSpec, Fault> {
+    let sysctls: BTreeMap<String, String> =
+        sysctls.into_iter().map(|Label(name, value)| (name, value)).collect();
+    let sysctls = sysctls.try_into().map_err(|why| Fault::Usage(format!("--sysctl: {why}")))?;
+    Ok(NamespaceSpec { source: adopt.map(NamespaceSource::Adopted), sysctls })
+}
+
 async fn exec(session: &Session, name: &Name, command: Vec<OsString>) -> Result<Outcome> {
     if let endpoint @ Endpoint::Https { .. } = &session.connect.endpoint {
         let detail = format!("the namespaces of {endpoint} are on another host; run `netloom ns exec` there");
@@ -86,7 +106,7 @@ async fn exec(session: &Session, name: &Name, command: Vec<OsString>) -> Result<
     }
     let namespace = session.client().await?.get::<Namespace>(name).await?;
     let path = namespace.status.noun.path.ok_or_else(|| {
-        Fault::NotFound(format!("namespace {name} has no path yet; see `netloom ns show {name}`"))
+        Fault::NotFound(format!("namespace {name} has no path, as one that was adopted by pid; enter it by a process of `netloom ns state {name}`"))
     })?;
     let mut words = command.into_iter();
     let program = words.next().ok_or_else(|| Fault::Usage("CMD is missing".into()))?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use netloom_client::{InterfaceState, Name, NamespaceState, NeighbourState, RouteState};
+use netloom_client::{InterfaceState, Name, NamespaceState, NeighbourState, ProcessState, RouteState};
 
 use super::{Outcome, Session};
 use crate::output::table;
@@ -27,7 +27,7 @@ impl State {
 }
 
 fn people(state: &NamespaceState) -> String {
-    let NamespaceState { name: _, interfaces, routes, neighbours, rules } = state;
+    let NamespaceState { name: _, interfaces, routes, neighbours, rules, processes } = state;
     let routes: Vec<&RouteState> = routes.iter().filter(|route| route.table != LOCAL_TABLE).collect();
     let parts = [
         section(
@@ -39,6 +39,7 @@ fn people(state: &NamespaceState) -> String {
             &["ROUTE", "VIA", "INTERFACE", "SOURCE", "METRIC", "PROTOCOL"],
         ),
         section(neighbours.iter().map(neighbour), &["NEIGHBOUR", "INTERFACE", "MAC", "STATE"]),
+        section(processes.iter().map(process), &["PID", "PID INSIDE", "COMMAND"]),
         section(rules.iter().map(|rule| vec![rule.clone()]), &["RULES"]),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
@@ -86,6 +87,10 @@ fn neighbour(one: &NeighbourState) -> Vec<String> {
     vec![one.address.clone(), one.interface.clone(), one.mac.clone().unwrap_or_default(), one.state.clone()]
 }
 
+fn process(one: &ProcessState) -> Vec<String> {
+    vec![one.pid.to_string(), one.inside_pid.to_string(), one.command.clone()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,11 +122,13 @@ mod tests {
             ],
             neighbours: Vec::new(),
             rules: Vec::new(),
+            processes: vec![ProcessState { pid: 4711, inside_pid: 1, command: "sleep".into() }],
         };
         let text = people(&state);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["eth0", "veth", "up", "1500", "192.168.15.1/24"]);
         assert_eq!(lines[4], ["default", "192.168.15.5", "netloom"]);
-        assert_eq!(lines.len(), 5, "{text}");
+        assert_eq!(lines[7], ["4711", "1", "sleep"]);
+        assert_eq!(lines.len(), 8, "{text}");
     }
 }

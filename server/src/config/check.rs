@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,6 +47,7 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
             .unwrap_or(base.log_format),
         pools: file.pool.map_or(base.pools, |pools| check.pools(pools)),
         forward_ports: file.forward_ports.map_or(base.forward_ports, |text| check.ports(&text)),
+        adopt_roots: file.adopt_root.map_or(base.adopt_roots, |roots| check.adopt_roots(roots)),
         forwarding: check.word("forwarding", file.forwarding, FORWARDINGS).unwrap_or(base.forwarding),
         drift: check.word("drift", flags.drift.clone().or(file.drift), DRIFTS).unwrap_or(base.drift),
         events: check.events(file.events),
@@ -239,6 +240,21 @@ impl Check {
             self.fault("forward_ports", text, "is not a range of ports", "write it like \"61000-65535\"");
             1..=1
         })
+    }
+
+    /// Files below /proc come and go with processes, and everything is below /.
+    fn adopt_roots(&mut self, given: Vec<PathBuf>) -> Vec<PathBuf> {
+        let mut roots = Vec::new();
+        for root in given {
+            let root = self.path("adopt_root", root);
+            let strange = root.components().any(|part| matches!(part, Component::ParentDir));
+            if strange || root.starts_with("/proc") || root.parent().is_none() {
+                let reason = "is no directory that namespaces are named in";
+                self.fault("adopt_root", root.display(), reason, "name one like /run/netns");
+            }
+            roots.push(root);
+        }
+        roots
     }
 
     fn events(&mut self, file: FileEvents) -> EventRetention {

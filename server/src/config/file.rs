@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) drift: Option<String>,
     pub(super) pool: Option<Vec<FilePool>>,
     pub(super) forward_ports: Option<String>,
+    pub(super) adopt_root: Option<Vec<PathBuf>>,
     #[serde(default)]
     pub(super) events: FileEvents,
     #[serde(default)]

@@ -46,6 +46,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// Where a PortForward's listen port is chosen from.
     pub forward_ports: RangeInclusive<u16>,
+    /// Where namespaces of others' may be adopted from by their paths.
+    pub adopt_roots: Vec<PathBuf>,
     /// Whether IP forwarding is turned on when something needs it.
     pub forwarding: Forwarding,
     /// What is done about what others changed in the kernel.
@@ -217,6 +219,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             pools: vec![DEFAULT_POOL],
             forward_ports: DEFAULT_FORWARD_PORTS,
+            adopt_roots: ADOPT_ROOTS.iter().map(PathBuf::from).collect(),
             forwarding: Forwarding::Manage,
             drift: Drift::Repair,
             events: EventRetention::default(),
@@ -258,6 +261,9 @@ impl fmt::Display for Fault {
 
 /// The reading socket has this name in the directory of the main one.
 const READ_SOCKET: &str = "read.sock";
+
+/// Where `ip netns` and Docker name their namespaces; /var/run is a link to /run on most hosts.
+const ADOPT_ROOTS: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
 
 /// 1 024 subnets of 254 hosts; those that the host has a route into are never chosen.
 const DEFAULT_POOL: Pool =

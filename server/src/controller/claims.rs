@@ -8,13 +8,16 @@ use netloom_api::{
     Reservation, ReservationSpec, Subnet, Uid,
 };
 
-use super::edit::{Context, Edit, device_of};
+use super::{
+    edit::{Context, Edit, device_of},
+    inside::{field_of, taken},
+};
 use crate::{
     error::{Error, Result},
     ipam,
     world::{
-        AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored, SubnetAlloc,
-        World, WorldNoun, mac_of,
+        Adoption, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored,
+        SubnetAlloc, World, WorldNoun, mac_of,
     },
 };
 
@@ -39,24 +42,58 @@ pub(super) trait Claims: WorldNoun {
 }
 
 impl Claims for Namespace {
-    fn check_immutable(_old: &NamespaceSpec, _new: &NamespaceSpec) -> Result<()> {
+    fn check_immutable(old: &NamespaceSpec, new: &NamespaceSpec) -> Result<()> {
+        if old.adopted() != new.adopted() {
+            return Err(Error::immutable("spec.source", Kind::Namespace));
+        }
         Ok(())
     }
 
     fn claim(
-        _edit: &mut Edit,
+        edit: &mut Edit,
         name: &Name,
         _uid: Uid,
-        _spec: &NamespaceSpec,
-        _old: Option<&Nothing>,
-        _context: &Context,
-    ) -> Result<Nothing> {
+        spec: &NamespaceSpec,
+        old: Option<&NamespaceAlloc>,
+        context: &Context,
+    ) -> Result<NamespaceAlloc> {
         if name.as_str() == "host" {
             let detail = "host is the daemon's own network stack; it exists and cannot be changed";
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at("name"));
         }
-        Ok(Nothing {})
+        let adopted = match (spec.adopted(), old) {
+            (None, _) => None,
+            (Some(_), Some(old)) => old.adopted.clone(),
+            (Some(source), None) => Some(adoption(edit, name, field_of(source), context)?),
+        };
+        let mut before = old.map(|old| old.before.clone()).unwrap_or_default();
+        if let Some(tried) = context.inside.settings.get(name) {
+            for (key, value) in tried.clone()? {
+                before.entry(key).or_insert(value);
+            }
+        }
+        if spec.sysctls.as_map().keys().any(|key| !before.contains_key(key)) {
+            return Err(changed_meanwhile(name));
+        }
+        Ok(NamespaceAlloc { adopted, before })
     }
+}
+
+/// The namespace that is meant, if nobody has it.
+fn adoption(edit: &Edit, name: &Name, field: &str, context: &Context) -> Result<Adoption> {
+    let adoption = context.inside.adopted.get(name).cloned().ok_or_else(|| changed_meanwhile(name))??;
+    match edit.world.adopter(&adoption) {
+        Some(other) => {
+            let detail = format!("the network namespace is adopted already, by Namespace {other}");
+            Err(taken(detail, field).with("conflict", format!("Namespace/{other}")))
+        }
+        None => Ok(adoption),
+    }
+}
+
+/// What the kernel was asked for this change was about another state of the object.
+fn changed_meanwhile(name: &Name) -> Error {
+    Error::new(ErrorReason::Unavailable, format!("Namespace {name} has changed meanwhile; try again"))
 }
 
 impl Claims for Network {
@@ -177,7 +214,7 @@ impl Claims for Attachment {
         uid: Uid,
         spec: &AttachmentSpec,
         old: Option<&AttachmentAlloc>,
-        _context: &Context,
+        context: &Context,
     ) -> Result<AttachmentAlloc> {
         reference::<Namespace>(&edit.world, "spec.namespace", &spec.namespace)?;
         let network = reference::<Network>(&edit.world, "spec.network", &spec.network)?;
@@ -201,8 +238,8 @@ impl Claims for Attachment {
             check_mac(&edit.world, &spec.network, mac)?;
         }
         let interface = match &spec.interface {
-            Some(interface) => wanted_interface(&edit.world, &spec.namespace, interface)?,
-            None => first_free_interface(&edit.world, &spec.namespace)?,
+            Some(interface) => wanted_interface(&edit.world, &spec.namespace, interface, context)?,
+            None => first_free_interface(&edit.world, &spec.namespace, context)?,
         };
         let others =
             edit.world.attachments_in(&spec.namespace).filter_map(|name| edit.world.get::<Attachment>(name));
@@ -385,7 +422,17 @@ fn interface_holder<'w>(world: &'w World, namespace: &Name, interface: &IfName) 
     inside.into_iter().find(|other| other.alloc.interface == *interface).map(|other| &other.meta.name)
 }
 
-fn wanted_interface(world: &World, namespace: &Name, interface: &IfName) -> Result<IfName> {
+/// Whether somebody else has an interface of this name in an adopted namespace.
+fn is_strangers(context: &Context, namespace: &Name, interface: &IfName) -> bool {
+    context.inside.interfaces.get(namespace).is_some_and(|names| names.contains(interface.as_str()))
+}
+
+fn wanted_interface(
+    world: &World,
+    namespace: &Name,
+    interface: &IfName,
+    context: &Context,
+) -> Result<IfName> {
     match interface_holder(world, namespace, interface) {
         Some(holder) => {
             let detail = format!("{namespace} has an interface {interface} already, of Attachment {holder}");
@@ -393,20 +440,25 @@ fn wanted_interface(world: &World, namespace: &Name, interface: &IfName) -> Resu
                 Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("Attachment/{holder}"));
             Err(error.at("spec.interface"))
         }
+        None if is_strangers(context, namespace, interface) => {
+            let detail =
+                format!("{namespace} has an interface {interface} already, which netloom did not make");
+            Err(Error::new(ErrorReason::DeviceTaken, detail).at("spec.interface"))
+        }
         None => Ok(interface.clone()),
     }
 }
 
-fn first_free_interface(world: &World, namespace: &Name) -> Result<IfName> {
-    let names =
-        (0..=world.attachments_in(namespace).count()).map(|number| format!("eth{number}").parse::<IfName>());
-    for name in names {
-        let name = name.map_err(Error::internal)?;
-        if interface_holder(world, namespace, &name).is_none() {
+fn first_free_interface(world: &World, namespace: &Name, context: &Context) -> Result<IfName> {
+    let strangers = context.inside.interfaces.get(namespace).map_or(0, |names| names.len());
+    let most = world.attachments_in(namespace).count() + strangers;
+    for number in 0..=most {
+        let name = format!("eth{number}").parse::<IfName>().map_err(Error::internal)?;
+        if interface_holder(world, namespace, &name).is_none() && !is_strangers(context, namespace, &name) {
             return Ok(name);
         }
     }
-    Err(Error::internal("more interface names are taken than there are attachments"))
+    Err(Error::internal("more interface names are taken than there are interfaces"))
 }
 
 /// The object that a field names; one that is being deleted is as good as gone.

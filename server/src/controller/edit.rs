@@ -5,6 +5,7 @@
 //! Explicit wishes are served before open choices.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
@@ -18,7 +19,7 @@ use netloom_api::{
 };
 use serde_json::{Map, Value};
 
-use super::claims;
+use super::{claims, inside::Inside};
 use crate::{
     config::Pool,
     error::{Error, Result},
@@ -83,6 +84,8 @@ pub(super) struct Context {
     pub busy: BTreeSet<(Protocol, u16)>,
     /// Whether SCTP can be forwarded.
     pub sctp: bool,
+    /// What is in namespaces.
+    pub inside: Inside,
 }
 
 /// What the changes make.
@@ -196,6 +199,15 @@ fn check_etag(object: &AnyStored, etag: Option<Etag>) -> Result<()> {
     }
 }
 
+/// The object that a change would make, if it makes one and can be read.
+pub(super) fn draft_of<'c>(world: &World, change: &'c Change) -> Option<Cow<'c, AnyDraft>> {
+    match change {
+        Change::Create(draft) | Change::Put(draft) => Some(Cow::Borrowed(draft)),
+        Change::Patch(patch) => patched(world, patch.clone()).ok().map(Cow::Owned),
+        Change::Delete(_) => None,
+    }
+}
+
 /// The draft that a patch makes of the object as it is.
 fn patched(world: &World, patch: Patch) -> Result<AnyDraft> {
     let Patch { kind, name, patches, etag, allow_missing } = patch;
@@ -262,7 +274,11 @@ fn merge(target: &mut Value, patch: Value) {
 fn is_union(old: Option<&Value>, new: &Value) -> bool {
     let (Some(Value::Object(old)), Value::Object(new)) = (old, new) else { return false };
     let is_choice = |keys: &Map<String, Value>| keys.len() == 1 && keys.values().all(Value::is_object);
-    is_choice(old) && is_choice(new) && old.keys().ne(new.keys())
+    // The one union whose choices are no objects.
+    let is_adopted =
+        |keys: &Map<String, Value>| keys.len() == 1 && keys.keys().all(|key| key == "path" || key == "pid");
+    let are = |is: &dyn Fn(&Map<String, Value>) -> bool| is(old) && is(new);
+    (are(&is_choice) || are(&is_adopted)) && old.keys().ne(new.keys())
 }
 
 impl Edit {
@@ -285,7 +301,7 @@ impl Edit {
                 AnyDraft::PortForward(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
             };
-            placed.map_err(|error| if many { inside(error, index) } else { error })?;
+            placed.map_err(|error| if many { of_many(error, index) } else { error })?;
         }
         Ok(())
     }
@@ -380,6 +396,9 @@ impl Edit {
                 format!("{kind} {name} is needed by {}; delete them first, or force", names.join(", "));
             return Err(Error::new(ErrorReason::HasDependents, detail).with("dependents", names.join(",")));
         }
+        if kind == Kind::Namespace && object.meta().delete_time.is_none() {
+            context.inside.check_unused(&name)?;
+        }
         self.fates.push(Fate {
             action: Action::Deleted,
             kind,
@@ -443,7 +462,7 @@ pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
 }
 
 /// The error of one object of many.
-fn inside(mut error: Error, index: usize) -> Error {
+fn of_many(mut error: Error, index: usize) -> Error {
     for violation in &mut error.violations {
         violation.field = format!("objects[{index}].{}", violation.field);
     }

@@ -6,6 +6,7 @@
 
 mod claims;
 mod edit;
+mod inside;
 mod intent;
 mod ports;
 mod read;
@@ -35,6 +36,7 @@ use crate::{
     world::World,
 };
 use edit::{Context, Edit};
+use inside::{Inside, Questions};
 
 pub use edit::{Change, Delete, Fate, Patch, dependents};
 pub use intent::Intent;
@@ -220,6 +222,7 @@ impl Controller {
             Change::Delete(_) => false,
         });
         let on_link = if makes_network { self.on_link().await? } else { Vec::new() };
+        let inside = self.inside(changes).await?;
         let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
         Ok(Context {
             now: intent::now(),
@@ -228,7 +231,20 @@ impl Controller {
             forward_ports: self.forward_ports.clone(),
             busy: BTreeSet::new(),
             sctp: features.sctp,
+            inside,
         })
+    }
+
+    /// What has to be known of namespaces; most changes have no such question.
+    async fn inside(&self, changes: &[Change]) -> Result<Inside> {
+        let world = self.intent.committed();
+        let questions = Questions::of(&world, changes);
+        if questions.is_empty() {
+            return Ok(Inside::default());
+        }
+        let (kernel, board) = (self.kernel.clone(), self.board.clone());
+        let asked = tokio::task::spawn_blocking(move || questions.ask(&kernel, &world, &board)).await;
+        asked.map_err(|error| Error::internal(error.to_string()))
     }
 
     /// The host's own prefixes; those of our own devices are left out, since the World knows them.
@@ -301,7 +317,9 @@ impl Controller {
         self.withdraw(edit, left().max(Duration::from_secs(1))).await?;
         let reason = match failure.sort {
             FailureSort::Conflict => ErrorReason::DeviceTaken,
-            FailureSort::Final | FailureSort::Passing | FailureSort::Surprise => ErrorReason::KernelError,
+            FailureSort::Final | FailureSort::Passing | FailureSort::Surprise | FailureSort::Gone => {
+                ErrorReason::KernelError
+            }
         };
         let detail = format!("{} {} cannot be: {}", object.kind(), object.meta().name, failure.message);
         let error = Error::new(reason, detail);
@@ -465,6 +483,7 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
         forward_ports: config.forward_ports,
         busy: BTreeSet::new(),
         sctp: true,
+        inside: Inside::default(),
     };
     edit::edit(before, changes, &context).unwrap().world
 }

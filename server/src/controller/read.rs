@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     hostnet::Stack,
+    kernel::OpenError,
     store::{EventQuery, Snapshot},
     world::{Stored, World, WorldNoun},
 };
@@ -168,6 +169,11 @@ impl Controller {
         read.map_err(|why| {
             Error::new(ErrorReason::KernelError, format!("the state of {name} cannot be read: {why}"))
         })
+    }
+
+    /// Opens a Namespace, managed or adopted; blocks.
+    pub fn open_namespace(&self, name: &Name) -> std::result::Result<std::os::fd::OwnedFd, OpenError> {
+        self.kernel.namespace(name)
     }
 
     /// A page of the log.

@@ -92,9 +92,14 @@ fn count(iterator: impl Iterator) -> u32 {
 impl Render for Namespace {
     fn status(object: &Stored<Self>, world: &World, entry: &Entry) -> NamespaceStatus {
         let name: &Name = &object.meta.name;
+        let adopted = object.alloc.adopted.as_ref();
+        let path = match adopted {
+            Some(adoption) => adoption.path.as_ref().map(ToString::to_string),
+            None => Some(format!("{}/{name}", crate::kernel::netns::SYSTEM_ROOT)),
+        };
         NamespaceStatus {
-            path: Some(format!("{}/{name}", crate::kernel::netns::SYSTEM_ROOT)),
-            cookie: entry.facts.cookie,
+            path,
+            cookie: entry.facts.cookie.or(adopted.map(|adoption| adoption.cookie)),
             attachments: count(world.attachments_in(name)),
         }
     }

@@ -13,7 +13,7 @@ mod tbf;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use netloom_api::{IfName, Mac, Name, Uid};
+use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
 pub use step::{Action, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
@@ -72,6 +72,8 @@ impl Mark {
 pub struct HostNet {
     /// Namespaces that are pinned under `/run/netns`.
     pub namespaces: BTreeMap<Name, Mark>,
+    /// Namespaces of others' that are there and adopted.
+    pub adopted: BTreeMap<Name, Adopted>,
     /// Links by stack and name.
     pub links: BTreeMap<(Stack, IfName), Link>,
     /// Addresses on links. Strangers' are left out when they are none of our business.
@@ -86,6 +88,15 @@ pub struct HostNet {
     pub sysctls: BTreeMap<(Stack, Sysctl), String>,
     /// The firewall.
     pub rules: Rules,
+}
+
+/// A namespace of somebody else's, which bears no mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Whose object adopts it.
+    pub uid: Uid,
+    /// Its identity until the next boot.
+    pub cookie: u64,
 }
 
 /// One link.
@@ -175,9 +186,22 @@ pub enum Sysctl {
     RouteLocalnet(IfName),
     /// `net/ipv4/conf/<link>/promote_secondaries`: the first address of a subnet may go without the others.
     PromoteSecondaries(IfName),
+    /// One that a caller chose.
+    Named {
+        /// Its name.
+        key: SysctlKey,
+        /// The link that it is of; loopback and `all` are none.
+        link: Option<IfName>,
+    },
 }
 
 impl Sysctl {
+    /// One that a caller chose.
+    pub fn named(key: SysctlKey) -> Self {
+        let link = key.interface().and_then(|name| name.parse().ok());
+        Self::Named { key, link }
+    }
+
     /// The file below `/proc/sys/`.
     pub fn path(&self) -> String {
         match self {
@@ -189,6 +213,7 @@ impl Sysctl {
             Sysctl::Forwarding6All => "net/ipv6/conf/all/forwarding".into(),
             Sysctl::RouteLocalnet(link) => format!("net/ipv4/conf/{link}/route_localnet"),
             Sysctl::PromoteSecondaries(link) => format!("net/ipv4/conf/{link}/promote_secondaries"),
+            Sysctl::Named { key, link: _ } => key.path().to_owned(),
         }
     }
 
@@ -202,6 +227,7 @@ impl Sysctl {
             | Sysctl::ForceForwarding6(link)
             | Sysctl::RouteLocalnet(link)
             | Sysctl::PromoteSecondaries(link) => Some(link),
+            Sysctl::Named { key: _, link } => link.as_ref(),
             Sysctl::Forwarding6All => None,
         }
     }

@@ -22,6 +22,12 @@ impl HostNet {
                 self.namespaces.remove(name);
                 self.drop_stack(&Stack::Namespace(name.clone()));
             }
+            Action::Adopt { name, adopted } => {
+                self.adopted.insert(name.clone(), *adopted);
+            }
+            Action::Release { name } => {
+                self.adopted.remove(name);
+            }
             Action::CreateBridge { device, link } | Action::CreateIfb { device, link } => {
                 self.links.insert((Stack::Host, device.clone()), link.clone());
             }

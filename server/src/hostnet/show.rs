@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Action, Address, HostNet, Link, LinkKind, Mark, Route, Stack, Step, step::LinkChange};
+use super::{
+    Action, Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Step, Sysctl, step::LinkChange,
+};
 
 impl fmt::Display for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,6 +70,8 @@ impl fmt::Display for Step {
         match &self.action {
             Action::CreateNamespace { name, uid: _ } => write!(f, "ip netns add {name}"),
             Action::DeleteNamespace { name } => write!(f, "ip netns del {name}"),
+            Action::Adopt { name, adopted } => write!(f, "adopt {name} (netns cookie {})", adopted.cookie),
+            Action::Release { name } => write!(f, "release {name}"),
             Action::CreateBridge { device, link } => {
                 write!(f, "ip link add {device}{} mtu {} type bridge mcast_snooping 0", mac(link), link.mtu)?;
                 if link.up { write!(f, "; ip link set {device} up") } else { Ok(()) }
@@ -103,7 +107,7 @@ impl fmt::Display for Step {
             ),
             Action::ClearDetour { device } => write!(f, "tc qdisc del dev {device} ingress"),
             Action::SetSysctl { stack, sysctl, value } => {
-                let name = sysctl.path().replace('/', ".");
+                let name = shown(sysctl);
                 match stack {
                     Stack::Host => write!(f, "sysctl -w {name}={value}"),
                     Stack::Namespace(ns) => write!(f, "ip netns exec {ns} sysctl -w {name}={value}"),
@@ -121,6 +125,12 @@ impl fmt::Display for Step {
     }
 }
 
+/// As sysctl(8) takes it: with dots, unless a part has one.
+fn shown(sysctl: &Sysctl) -> String {
+    let path = sysctl.path();
+    if path.contains('.') { path } else { path.replace('/', ".") }
+}
+
 fn mac(link: &Link) -> String {
     link.mac.map(|mac| format!(" address {mac}")).unwrap_or_default()
 }
@@ -128,9 +138,12 @@ fn mac(link: &Link) -> String {
 /// One line per thing, sorted, so that two hosts can be compared as text.
 impl fmt::Display for HostNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespaces, links, addresses, routes, limits, detours, sysctls, rules } = self;
+        let Self { namespaces, adopted, links, addresses, routes, limits, detours, sysctls, rules } = self;
         for (name, mark) in namespaces {
             writeln!(f, "netns {name}{}", foreign(*mark))?;
+        }
+        for (name, Adopted { uid: _, cookie }) in adopted {
+            writeln!(f, "netns {name} adopted cookie {cookie}")?;
         }
         for ((stack, name), link) in links {
             let Link { mark, kind, mac: _, mtu, up, master, hairpin } = link;
@@ -160,7 +173,7 @@ impl fmt::Display for HostNet {
             writeln!(f, "host: detour {device} through {through}")?;
         }
         for ((stack, sysctl), value) in sysctls {
-            writeln!(f, "{stack}: sysctl {}={value}", sysctl.path().replace('/', "."))?;
+            writeln!(f, "{stack}: sysctl {}={value}", shown(sysctl))?;
         }
         for element in &rules.elements {
             writeln!(f, "nft {element}")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use netloom_api::{IfName, Name, Uid};
 
-use super::{Address, Link, Route, Stack, Sysctl, Tbf, flows::Stale, rules::Element};
+use super::{Address, Adopted, Link, Route, Stack, Sysctl, Tbf, flows::Stale, rules::Element};
 
 /// One change to the kernel, for one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,18 @@ pub enum Action {
     /// Unpins a namespace; it dies when nothing else holds it.
     DeleteNamespace {
         /// Its name under `/run/netns`.
+        name: Name,
+    },
+    /// Sees that an adopted namespace is there. Nothing in it is touched.
+    Adopt {
+        /// Its object's name.
+        name: Name,
+        /// Which it is.
+        adopted: Adopted,
+    },
+    /// Leaves an adopted namespace to itself. What was ours in it went before.
+    Release {
+        /// Its object's name.
         name: Name,
     },
     /// Makes a bridge in the host, marked, without multicast snooping, up if the link says so.
@@ -182,6 +194,8 @@ pub enum FailureSort {
     Conflict,
     /// Trying again cannot help (EINVAL, EOPNOTSUPP, EXFULL, ENOSPC, …); withdrawn likewise.
     Final,
+    /// The namespace that it is about is gone for good.
+    Gone,
     /// Trying again may help.
     Passing,
 }

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)] // Each use says why it is sound.
 
+pub mod adopt;
 pub mod announce;
 pub mod claim;
 pub mod conntrack;
@@ -20,12 +21,13 @@ pub mod netns;
 pub mod nft;
 pub mod private;
 pub mod probe;
+pub mod process;
 pub mod socket;
 pub mod sysctl;
 pub mod testhost;
 pub mod thread;
 
-pub use host::Kernel;
+pub use host::{Adoptable, Kernel, OpenError, Place, SettingsError};
 
 #[cfg(test)]
 mod tests;

@@ -436,7 +436,7 @@ fn lock(mut directory: OwnedFd) -> Result<Flock<OwnedFd>, Errno> {
 }
 
 /// What lies behind the descriptor must be a network namespace.
-fn check_kind(fd: &OwnedFd, subject: &str) -> Result<(), NetnsError> {
+pub(super) fn check_kind(fd: &OwnedFd, subject: &str) -> Result<(), NetnsError> {
     let stat = fstatfs(fd).map_err(|errno| system("fstatfs", subject, errno))?;
     if stat.filesystem_type() != NSFS_MAGIC {
         let kind = nix::sys::stat::fstat(fd).map_err(|errno| system("fstat", subject, errno))?.st_mode;

@@ -154,7 +154,7 @@ const PASSED_ON: [Signal; 8] = [
 /// # Safety
 ///
 /// As for [`Preparation::enter`].
-unsafe fn go_on_in_child() -> Result<(), Errno> {
+pub(super) unsafe fn go_on_in_child() -> Result<(), Errno> {
     let mut waited: SigSet = PASSED_ON.into_iter().collect();
     waited.add(Signal::SIGCHLD);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -13,14 +13,17 @@
 //! A test that cannot run on a machine says why and passes; with `CI=true` it fails.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, alarm};
 
-use super::private::{FailedStep, Preparation};
+use super::private::{FailedStep, Preparation, go_on_in_child};
 
 /// Set inside of a private host.
 const MARK: &str = "NETLOOM_TEST_HOST";
@@ -53,6 +56,49 @@ pub fn cannot_run(why: &str) {
     let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!strict, "cannot run, and CI=true leaves nothing out: {why}");
     println!("NOT RUN: {why}");
+}
+
+/// A process in a network namespace, as a container would be. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Workload(Child);
+
+impl Workload {
+    /// In a network namespace and a pid namespace of its own: the process is a child of the one that is returned, and
+    /// calls itself 1.
+    pub fn start() -> io::Result<Self> {
+        Self::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID)?;
+            // SAFETY: this child of a fork execs next.
+            unsafe { go_on_in_child() }
+        })
+    }
+
+    /// In this network namespace.
+    pub fn start_in(namespace: OwnedFd) -> io::Result<Self> {
+        Self::spawn(move || setns(&namespace, CloneFlags::CLONE_NEWNET))
+    }
+
+    /// Of the first process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "tests start processes; the daemon does not")]
+    fn spawn(mut enter: impl FnMut() -> Result<(), Errno> + Send + Sync + 'static) -> io::Result<Self> {
+        let mut command = Command::new("sleep");
+        command.arg(SECONDS.to_string());
+        // SAFETY: the closures make system calls only; they neither allocate nor lock.
+        unsafe { command.pre_exec(move || Ok(enter()?)) };
+        command.spawn().map(Self)
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // It may have ended already; the private host takes the rest with it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[allow(clippy::panic, reason = "this is how a test fails")]

@@ -79,9 +79,7 @@ impl Matrix {
             let gateway =
                 of.flat_map(|network| network.status.noun.subnets.iter().map(|subnet| subnet.gateway));
             gateways.insert(name.to_string(), gateway.collect());
-            let fd = netns::Namespaces::default()
-                .open(name.as_str())
-                .with_context(|| format!("namespace {name}"))?;
+            let fd = controller.open_namespace(&name).with_context(|| format!("namespace {name}"))?;
             places.insert(name.to_string(), Place { namespace: fd, addresses: addresses.collect() });
         }
         let on_lan = spec.lan.as_ref().map(|lan| lan.host.to_vec()).unwrap_or_default();

@@ -145,6 +145,13 @@ impl Planner<'_> {
         for (name, mark) in &want.namespaces {
             self.add_namespace(name, *mark);
         }
+        for (name, adopted) in &want.adopted {
+            if self.have.adopted.get(name) != Some(adopted) {
+                let (name, adopted) = (name.clone(), *adopted);
+                self.step(Mark::Object(adopted.uid), Action::Adopt { name, adopted });
+            }
+        }
+        self.namespace_sysctls();
         // Bridges before the cables that become their ports.
         for ((stack, name), link) in &want.links {
             if *stack == Stack::Host && link.kind == LinkKind::Bridge {
@@ -163,6 +170,11 @@ impl Planner<'_> {
             }
         }
         self.add_host_sysctls();
+        for (name, adopted) in &self.have.adopted {
+            if !want.adopted.contains_key(name) {
+                self.step(Mark::Object(adopted.uid), Action::Release { name: name.clone() });
+            }
+        }
     }
 
     fn add_namespace(&mut self, name: &Name, mark: Mark) {
@@ -401,13 +413,51 @@ impl Planner<'_> {
         }
     }
 
+    /// What callers set in their namespaces, but for links of ours: before those come. What is for all goes before what is
+    /// for one, because the former writes the latter.
+    fn namespace_sysctls(&mut self) {
+        let (have, want) = (self.have, self.want);
+        let is_for_one = |sysctl: &Sysctl| match sysctl {
+            Sysctl::Named { key, .. } => (!key.path().ends_with("/ip_forward"), key.interface().is_some()),
+            _ => (true, true),
+        };
+        let mut todo: Vec<_> = want
+            .sysctls
+            .iter()
+            .filter(|((stack, sysctl), value)| {
+                let of_ours =
+                    sysctl.link().is_some_and(|link| want.links.contains_key(&(stack.clone(), link.clone())));
+                *stack != Stack::Host
+                    && !of_ours
+                    && have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(*value)
+            })
+            .collect();
+        todo.sort_by_key(|((_, sysctl), _)| is_for_one(sysctl));
+        for ((stack, sysctl), value) in todo {
+            let mark = self.owner(stack);
+            let (stack, sysctl, value) = (stack.clone(), sysctl.clone(), value.clone());
+            self.step(mark, Action::SetSysctl { stack, sysctl, value });
+        }
+    }
+
+    /// Whose a stack is, or was.
+    fn owner(&self, stack: &Stack) -> Mark {
+        let Stack::Namespace(name) = stack else { return Mark::Foreign };
+        let adopted = self.want.adopted.get(name).or_else(|| self.have.adopted.get(name));
+        let managed = || self.want.namespaces.get(name).copied();
+        adopted.map(|adopted| Mark::Object(adopted.uid)).or_else(managed).unwrap_or(Mark::Foreign)
+    }
+
     /// Switches of links that are not ours: forwarding on the uplinks.
     fn add_host_sysctls(&mut self) {
         let (have, want) = (self.have, self.want);
         for ((stack, sysctl), value) in &want.sysctls {
             let of_ours =
                 sysctl.link().is_some_and(|link| want.links.contains_key(&(stack.clone(), link.clone())));
-            if !of_ours && have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(value) {
+            if *stack == Stack::Host
+                && !of_ours
+                && have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(value)
+            {
                 let (stack, sysctl, value) = (stack.clone(), sysctl.clone(), value.clone());
                 self.plan.steps.push(Step::of_host(Action::SetSysctl { stack, sysctl, value }));
             }

@@ -53,7 +53,7 @@ fn draft<N: netloom_api::Noun>(of: String, spec: N::Spec) -> Draft<N> {
 fn world(recipe: &Recipe, before: &World) -> World {
     let mut drafts: Vec<AnyDraft> = Vec::new();
     drafts.extend(
-        (0..recipe.namespaces).map(|n| draft::<Namespace>(format!("ns{n}"), NamespaceSpec {}).into()),
+        (0..recipe.namespaces).map(|n| draft::<Namespace>(format!("ns{n}"), NamespaceSpec::default()).into()),
     );
     for (n, (egress, members, ipv6)) in recipe.networks.iter().enumerate() {
         let subnet = |cidr: String| Subnet { cidr: Some(cidr.parse().unwrap()), ..Subnet::default() };

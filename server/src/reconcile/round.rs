@@ -131,6 +131,7 @@ impl Round {
         let uids: BTreeSet<Uid> = self.uids().into_iter().collect();
         let ours = |mark: &crate::hostnet::Mark| matches!(mark, crate::hostnet::Mark::Object(uid) if uids.contains(uid));
         have.namespaces.retain(|name, mark| ours(mark) || wanted.namespaces.contains_key(name));
+        have.adopted.retain(|name, _| self.scope.namespaces.contains(name));
         have.links.retain(|key, link| {
             ours(&link.mark) || wanted.links.contains_key(key) || like.links.contains_key(key)
         });
@@ -193,6 +194,16 @@ impl Finished {
         self.unknown.is_some() || uid.is_some_and(|uid| self.failures.contains_key(&uid))
     }
 
+    /// Whether the kernel is rid of an object that is being deleted: also when the namespace that it was in is gone.
+    fn is_gone(&self, kind: Kind, object: &AnyStored) -> bool {
+        let meta = object.meta();
+        let only_gone = || {
+            let failure = self.failures.get(&meta.uid);
+            self.unknown.is_none() && failure.is_some_and(|failure| failure.sort == FailureSort::Gone)
+        };
+        meta.delete_time.is_some() && (!self.failed(kind, &meta.name) || only_gone())
+    }
+
     /// Writes the statuses, and has the rows dropped of what is gone.
     pub(super) async fn tell(self, board: &Board, intent: &Intent) {
         let mut gone = Vec::new();
@@ -200,7 +211,7 @@ impl Finished {
         for (kind, name) in self.objects() {
             let Some(object) = self.after.get_any(kind, &name) else { continue };
             let uid = object.meta().uid;
-            if object.meta().delete_time.is_some() && !self.failed(kind, &name) {
+            if self.is_gone(kind, &object) {
                 gone.push((kind, name, uid));
                 continue;
             }
@@ -237,6 +248,7 @@ impl Finished {
         if let Some(failure) = self.failures.get(&object.meta().uid) {
             let reason = match failure.sort {
                 FailureSort::Conflict => ConditionReason::Conflict,
+                FailureSort::Gone => ConditionReason::NamespaceGone,
                 FailureSort::Surprise | FailureSort::Final | FailureSort::Passing => {
                     ConditionReason::KernelError
                 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_api::{Attachment, AttachmentSpec, IfName, Mac, Namespace, Network, RateLimit};
 
-use super::{living, network};
+use super::{living, namespace, network};
 use crate::{
     hostnet::{
         Address, DEVICE_PREFIX, HostNet, Link, LinkKind, Mark, QUEUE_PREFIX, Route, Stack, Sysctl, Tbf,
@@ -17,12 +17,11 @@ use crate::{
 pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut HostNet) {
     // Both exist: the controller and the database see to it. While one of them is being deleted, so is this.
     let Some(network) = network::of(world, &attachment.spec.network) else { return };
-    if living::<Namespace>(world, &attachment.spec.namespace).is_none() {
-        return;
-    }
+    let Some(namespace) = living::<Namespace>(world, &attachment.spec.namespace) else { return };
     cable(attachment, network, net);
     bandwidth(attachment, network, net);
     sysctls(attachment, network, net);
+    namespace::settings_of_interface(namespace, &attachment.alloc.interface, net);
     routes(attachment, network, net);
     elements(attachment, network, net);
 }

@@ -1,6 +1,6 @@
 //! Pure: what the World wants of the host, one file per noun.
 //!
-//! An object that is being deleted wants nothing. Want comes from the World alone, so whatever order objects were made
+//! An object that is being deleted wants nothing, but for an adopted Namespace, which wants to be left as it was. Want comes from the World alone, so whatever order objects were made
 //! in, the host ends up the same.
 
 mod attachment;
@@ -38,8 +38,11 @@ pub struct Surroundings {
 pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     let mut net = HostNet::default();
     net.rules.skeleton = Skeleton::Present;
-    for namespace in scope.namespaces.iter().filter_map(|name| living(world, name)) {
-        namespace::want(namespace, &mut net);
+    for namespace in scope.namespaces.iter().filter_map(|name| world.get(name)) {
+        match namespace.meta.delete_time {
+            None => namespace::want(world, namespace, &mut net),
+            Some(_) => namespace::farewell(world, namespace, &mut net),
+        }
     }
     for network in scope.networks.iter().filter_map(|name| living(world, name)) {
         network::want(world, network, around, &mut net);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Bound};
 use ipnet::IpNet;
 use netloom_api::{Allocation, Cidr, IfName, Kind, Name, Protocol};
 
-use super::{Used, World};
+use super::{Adoption, Used, World};
 
 /// A published port: protocol, port, address (`None` for any).
 pub type Listen = (Protocol, u16, Option<IpAddr>);
@@ -108,6 +108,16 @@ impl World {
     /// The object that holds a host device's name.
     pub fn device_holder(&self, device: &IfName) -> Option<&(Kind, Name)> {
         self.devices.get(device)
+    }
+
+    /// The Namespace that has adopted this namespace.
+    pub fn adopter(&self, adoption: &Adoption) -> Option<&Name> {
+        self.adopted.get(&(adoption.boot.clone(), adoption.cookie))
+    }
+
+    /// All adopted Namespaces.
+    pub fn all_adopted(&self) -> impl Iterator<Item = &Name> {
+        self.adopted.values()
     }
 
     /// A PortForward that publishes a port that `name` also wants; two conflict when one of them is for any address of

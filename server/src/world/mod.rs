@@ -7,13 +7,13 @@
 mod index;
 mod noun;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use netloom_api::{
-    Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Mac, Meta, Name, Namespace, Network,
-    PortForward, Reservation, Timestamp, Uid,
+    Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Mac, Meta, Name, Namespace, NetnsPath, Network,
+    PortForward, Reservation, SysctlKey, Timestamp, Uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,31 @@ pub struct Stored<N: WorldNoun> {
 /// Nothing is allocated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nothing {}
+
+/// What a Namespace holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceAlloc {
+    /// Which namespace it is, when it is adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adoption>,
+    /// Of every setting that its spec ever named: the value before netloom changed it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub before: BTreeMap<SysctlKey, String>,
+}
+
+/// A namespace of somebody else's. Nothing holds it; it is found again, and known by its cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// The kernel's boot id: a cookie means nothing after it.
+    pub boot: String,
+    /// The kernel's name for it, never used twice in one boot.
+    pub cookie: u64,
+    /// Where to look first among many; an inode is used again, so it proves nothing.
+    pub inode: u64,
+    /// Where it was found; none if by a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<NetnsPath>,
+}
 
 /// What a Network holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +157,8 @@ pub struct World {
     devices: OrdMap<IfName, (Kind, Name)>,
     /// Published ports.
     listens: OrdMap<Listen, Name>,
+    /// Adopted namespaces, by boot and cookie.
+    adopted: OrdMap<(String, u64), Name>,
     /// Where next-fit allocation goes on, by network and subnet.
     cursors: OrdMap<Name, OrdMap<Cidr, IpAddr>>,
 }

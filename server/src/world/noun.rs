@@ -7,7 +7,7 @@ use netloom_api::{Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored, Used, World,
+    AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored, Used, World,
     index::listens,
 };
 
@@ -114,12 +114,20 @@ macro_rules! objects {
 }
 
 impl WorldNoun for Namespace {
-    type Alloc = Nothing;
+    type Alloc = NamespaceAlloc;
     objects!(Namespace, namespaces);
 
-    fn hold(_world: &mut World, _object: &Stored<Self>) {}
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        if let Some(adopted) = &object.alloc.adopted {
+            world.adopted.insert((adopted.boot.clone(), adopted.cookie), object.meta.name.clone());
+        }
+    }
 
-    fn release(_world: &mut World, _object: &Stored<Self>) {}
+    fn release(world: &mut World, object: &Stored<Self>) {
+        if let Some(adopted) = &object.alloc.adopted {
+            world.adopted.remove(&(adopted.boot.clone(), adopted.cookie));
+        }
+    }
 }
 
 impl WorldNoun for Network {

@@ -26,6 +26,8 @@ pub(super) struct Sent<S> {
 
 /// Fields without presence: empty is unset, since they are required.
 const REQUIRED: [&str; 4] = ["namespace", "network", "protocol", "attachment"];
+/// Replaced whole, and unset when empty.
+const MAPS: [&[&str]; 3] = [&["labels"], &["annotations"], &["spec", "sysctls"]];
 /// What a mask may name, and what `*` stands for.
 const WRITABLE: [&str; 4] = ["labels", "annotations", "owner", "spec"];
 
@@ -45,9 +47,9 @@ pub(super) fn patches<S: Serialize>(
     let (mut remove, mut set) = (json!({}), json!({}));
     if paths.is_empty() {
         // Maps are replaced whole, and all else merges.
-        for map in ["labels", "annotations"] {
-            if message.get(map).is_some() {
-                put(&mut remove, &[map], Value::Null);
+        for map in MAPS {
+            if map.iter().try_fold(&message, |value, step| value.get(step)).is_some() {
+                put(&mut remove, map, Value::Null);
             }
         }
         return Ok(vec![remove, message]);
@@ -130,7 +132,8 @@ fn set_only(value: Value) -> Option<Value> {
 
 fn is_unset(key: &str, value: &Value) -> bool {
     let is_empty_map = value.as_object().is_some_and(Map::is_empty);
-    (REQUIRED.contains(&key) && *value == "") || (["labels", "annotations"].contains(&key) && is_empty_map)
+    (REQUIRED.contains(&key) && *value == "")
+        || (MAPS.iter().any(|map| map.last() == Some(&key)) && is_empty_map)
 }
 
 #[cfg(test)]

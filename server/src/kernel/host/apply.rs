@@ -45,6 +45,7 @@ enum Sort {
     Forget,
     CreateNamespace,
     DeleteNamespace,
+    Adopt,
     DeleteLink,
     /// One at a time: the next steps need what it made.
     Cable,
@@ -60,6 +61,7 @@ impl Sort {
             Action::Forget(_) => Sort::Forget,
             Action::CreateNamespace { .. } => Sort::CreateNamespace,
             Action::DeleteNamespace { .. } => Sort::DeleteNamespace,
+            Action::Adopt { .. } | Action::Release { .. } => Sort::Adopt,
             Action::DeleteLink { .. } => Sort::DeleteLink,
             Action::CreateCable { .. } => Sort::Cable,
             Action::CreateBridge { .. }
@@ -94,6 +96,7 @@ impl Work<'_> {
             Sort::Forget => steps.iter().map(|step| self.forget(step)).collect(),
             Sort::CreateNamespace => namespace::create(self.inner, steps, &self.failed),
             Sort::DeleteNamespace => steps.iter().map(|step| self.delete_namespace(step)).collect(),
+            Sort::Adopt => steps.iter().map(|step| self.adopt(step)).collect(),
             Sort::DeleteLink => reap::remove(self.inner, steps, &self.failed),
             Sort::Cable => steps.iter().map(|step| self.create_cable(step)).collect(),
             Sort::In(Stack::Host) => self.in_host(steps),
@@ -174,6 +177,17 @@ impl Work<'_> {
             Action::DeleteNamespace { name } if !self.is_skipped(step) => {
                 namespace::delete(self.inner, step, name)
             }
+            _ => Outcome::Skipped,
+        }
+    }
+
+    fn adopt(&self, step: &Step) -> Outcome {
+        match &step.action {
+            Action::Adopt { name: _, adopted } if !self.is_skipped(step) => {
+                namespace::adopt(self.inner, step, adopted.cookie)
+            }
+            // What was ours in it went before.
+            Action::Release { .. } => done(),
             _ => Outcome::Skipped,
         }
     }

@@ -52,7 +52,10 @@ struct Job {
 impl Session {
     /// Enters the namespace.
     pub(super) fn enter(inner: &Inner, name: &Name) -> Result<Self, Outcome> {
-        let namespace = namespace::open(inner, name)?;
+        // One that is not ours bears no mark; its cookie has said that it is the right one.
+        let adopted = namespace::open_adopted(inner, name)?;
+        let bears_mark = adopted.is_none();
+        let namespace = adopted.map_or_else(|| namespace::open(inner, name), Ok)?;
         let entered = namespace.try_clone().map_err(|error| passing(format!("namespace {name}: {error}")))?;
         let (jobs, queue) = sync_channel(1);
         let (ready, is_ready) = sync_channel(1);
@@ -66,8 +69,10 @@ impl Session {
         thread::start(entered, "inside", move || work(&stack, &queue, &ready), died)
             .map_err(|error| passing(error.to_string()))?;
         match is_ready.recv() {
-            Ok(Ok(Mark::Object(_))) => Ok(Self { name: name.clone(), namespace, jobs }),
-            Ok(Ok(Mark::Group | Mark::Foreign)) => Err(namespace::not_ours(name)),
+            Ok(Ok(mark)) if !bears_mark || matches!(mark, Mark::Object(_)) => {
+                Ok(Self { name: name.clone(), namespace, jobs })
+            }
+            Ok(Ok(_)) => Err(namespace::not_ours(name)),
             Ok(Err(outcome)) => Err(outcome),
             Err(_) => Err(passing(format!("namespace {name}: the thread inside died"))),
         }
@@ -205,6 +210,8 @@ impl<'a> Run<'a> {
             | Action::DeleteRoute(_) => self.message(step),
             Action::CreateNamespace { .. }
             | Action::DeleteNamespace { .. }
+            | Action::Adopt { .. }
+            | Action::Release { .. }
             | Action::CreateCable { .. }
             | Action::DeleteLink { .. }
             | Action::InstallRules
@@ -368,6 +375,8 @@ fn write(sysctl: &Sysctl, value: &str) -> Outcome {
     match written {
         Ok(_) => done(),
         Err(SysctlError::Missing(_)) if observe::is_so_without_ipv6(sysctl, value) => done(),
+        // It was there when it was chosen: the interface, or the protocol, has gone with its settings.
+        Err(SysctlError::Missing(_)) if matches!(sysctl, Sysctl::Named { .. }) => done(),
         Err(error @ SysctlError::Missing(_)) => surprise(error.to_string()),
         Err(error @ SysctlError::System { errno, .. }) => {
             failed(Some(errno), error.to_string(), FailureSort::Final)

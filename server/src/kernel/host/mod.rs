@@ -13,24 +13,36 @@ mod outcome;
 mod port;
 mod reap;
 mod rules;
+mod settings;
 mod state;
 mod tc;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
-use netloom_api::NamespaceState;
+use netloom_api::{AdoptedSource, Name, Namespace, NamespaceState, ProcessState, SysctlKey, Sysctls, Uid};
 
-use super::{netns::Namespaces, nft::NftError, socket::RouteSocket};
+use super::{
+    adopt::{self, AdoptError, FindError},
+    netns::{Namespaces, NetnsError},
+    nft::NftError,
+    socket::RouteSocket,
+};
 use crate::{
-    hostnet::{Features, HostNet, Outcome, Stack, Step},
+    hostnet::{Features, HostNet, Mark, Outcome, Stack, Step},
     reconcile::Host,
     want::HostFacts,
-    world::World,
+    world::{Adoption, Stored, World},
 };
 use flows::FlowForgetter;
 use rules::RulesWriter;
+pub use settings::{Place, SettingsError};
 
 /// The kernel; cheap to clone. Its calls block; make them on threads that may.
 #[derive(Clone)]
@@ -45,6 +57,24 @@ struct Inner {
     reapers: Arc<reap::Seats>,
     rules: RulesWriter,
     flows: FlowForgetter,
+    others: OnceLock<Others>,
+}
+
+/// How namespaces of others' are found.
+struct Others {
+    roots: Vec<PathBuf>,
+    world: Box<dyn Fn() -> Arc<World> + Send + Sync>,
+}
+
+/// A namespace that may be adopted.
+#[derive(Debug)]
+pub struct Adoptable {
+    /// Which it is.
+    pub adoption: Adoption,
+    /// The object whose mark it bears: then it is managed.
+    pub managed_by: Option<Uid>,
+    /// The names of its interfaces.
+    pub interfaces: Vec<String>,
 }
 
 /// The kernel cannot be used.
@@ -80,7 +110,61 @@ impl Kernel {
             reapers: Arc::default(),
             rules: RulesWriter::start()?,
             flows: FlowForgetter::start()?,
+            others: OnceLock::new(),
         })))
+    }
+
+    /// Tells once where namespaces may be adopted from, and how to ask for the World as it is committed: it says which
+    /// Namespaces are adopted. Before, none is.
+    pub fn follow(&self, roots: Vec<PathBuf>, world: impl Fn() -> Arc<World> + Send + Sync + 'static) {
+        let others = Others { roots, world: Box::new(world) };
+        if self.0.others.set(others).is_err() {
+            tracing::error!("the kernel was told twice whom to follow; the first word stands");
+        }
+    }
+
+    /// Finds a namespace that is to be adopted.
+    pub fn adoptable(&self, source: &AdoptedSource) -> Result<Adoptable, AdoptError> {
+        let (fd, adoption) = adopt::adopt(source, self.0.roots())?;
+        let look = namespace::look(&fd).map_err(AdoptError::Unknown)?;
+        let managed_by = match look.mark {
+            Mark::Object(uid) => Some(uid),
+            Mark::Group | Mark::Foreign => None,
+        };
+        Ok(Adoptable { adoption, managed_by, interfaces: look.interfaces })
+    }
+
+    /// The names of the interfaces in a Namespace; none when it is gone.
+    pub fn interfaces(&self, name: &Name) -> Result<Vec<String>, String> {
+        match self.0.open(name) {
+            Ok(fd) => namespace::look(&fd).map(|look| look.interfaces),
+            Err(OpenError::Gone(_)) => Ok(Vec::new()),
+            Err(error @ OpenError::Failed(_)) => Err(error.to_string()),
+        }
+    }
+
+    /// Opens a Namespace, managed or adopted.
+    pub fn namespace(&self, name: &Name) -> Result<OwnedFd, OpenError> {
+        self.0.open(name)
+    }
+
+    /// The processes inside of a Namespace, in the order of their pids, at most so many; and how many there are.
+    pub fn processes(&self, name: &Name, most: usize) -> Result<(Vec<ProcessState>, usize), String> {
+        match self.0.open(name) {
+            Ok(fd) => state::processes(&fd, most),
+            Err(OpenError::Gone(_)) => Ok((Vec::new(), 0)),
+            Err(error @ OpenError::Failed(_)) => Err(error.to_string()),
+        }
+    }
+
+    /// Tries settings out in a namespace that goes away at once, and tells what they are now, before they are set: in the
+    /// Namespace of this name, or in one that is to be adopted, or in a new one.
+    pub fn try_settings(
+        &self,
+        place: &Place,
+        settings: &Sysctls,
+    ) -> Result<BTreeMap<SysctlKey, String>, SettingsError> {
+        settings::try_out(&self.0, place, settings)
     }
 
     /// What the kernel can do.
@@ -145,7 +229,46 @@ impl Host for Kernel {
     }
 }
 
+/// Why a Namespace was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none.
+    #[error("{0}")]
+    Gone(String),
+    /// It cannot be told.
+    #[error("{0}")]
+    Failed(String),
+}
+
 impl Inner {
+    fn roots(&self) -> &[PathBuf] {
+        self.others.get().map_or(&[], |others| &others.roots)
+    }
+
+    /// The Namespace of this name as it is committed.
+    fn known(&self, name: &Name) -> Option<Arc<Stored<Namespace>>> {
+        (self.others.get()?.world)().get::<Namespace>(name).cloned()
+    }
+
+    /// The World as it is committed.
+    fn world(&self) -> Arc<World> {
+        self.others.get().map(|others| (others.world)()).unwrap_or_default()
+    }
+
+    /// Opens a Namespace; an adopted one is the one that was adopted.
+    fn open(&self, name: &Name) -> Result<OwnedFd, OpenError> {
+        match self.known(name).and_then(|known| known.alloc.adopted.clone()) {
+            Some(adoption) => adopt::find(&adoption, self.roots()).map_err(|error| match error {
+                FindError::Gone(why) => OpenError::Gone(why),
+                FindError::Unknown(why) => OpenError::Failed(why),
+            }),
+            None => self.namespaces.open(name.as_str()).map_err(|error| match error {
+                NetnsError::Missing(_) | NetnsError::Unpinned(_) => OpenError::Gone(error.to_string()),
+                error => OpenError::Failed(error.to_string()),
+            }),
+        }
+    }
+
     /// Works with a socket of the host's namespace. One that failed is dropped.
     fn with_socket<T, E>(&self, work: impl FnOnce(&mut RouteSocket) -> Result<T, E>) -> Result<T, E>
     where

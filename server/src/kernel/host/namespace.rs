@@ -12,13 +12,14 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{
     Inner,
-    dump::alias_mark,
+    dump::{Dump, alias_mark},
     message,
-    outcome::{conflict, done, of_netns, passing},
+    outcome::{conflict, done, failed, of_netns, passing},
 };
 use crate::{
-    hostnet::{Action, Facts, Mark, Outcome, Step},
+    hostnet::{Action, Facts, FailureSort, Mark, Outcome, Step},
     kernel::{
+        adopt::{self as kernel_adopt, FindError},
         netns::{NetnsError, cookie},
         socket::{RequestError, RouteSocket, request},
         thread,
@@ -86,7 +87,45 @@ pub(super) fn mark_here(socket: &mut RouteSocket) -> Result<Mark, RequestError> 
     Ok(socket.link_by_name("lo")?.as_ref().map_or(Mark::Foreign, alias_mark))
 }
 
-/// Opens a namespace that somebody else may have put in the place of ours.
+/// What a namespace shows of itself.
+pub(super) struct Look {
+    pub(super) mark: Mark,
+    pub(super) interfaces: Vec<String>,
+}
+
+/// Looks into a namespace.
+pub(super) fn look(namespace: &OwnedFd) -> Result<Look, String> {
+    let work = || -> Result<Look, String> {
+        let mut socket = RouteSocket::open().map_err(|error| error.to_string())?;
+        let mark = mark_here(&mut socket).map_err(|error| error.to_string())?;
+        let dump = Dump::take(&mut socket).map_err(|error| error.to_string())?;
+        Ok(Look { mark, interfaces: dump.links.iter().map(super::state::name_of).collect() })
+    };
+    thread::run(namespace, "look", work).map_err(|error| error.to_string())?
+}
+
+/// Sees that an adopted namespace is there.
+pub(super) fn adopt(inner: &Inner, step: &Step, cookie: u64) -> Outcome {
+    let Action::Adopt { name, adopted: _ } = &step.action else { return Outcome::Skipped };
+    match open_adopted(inner, name) {
+        Ok(Some(_)) => outcome(Ok(cookie)),
+        Ok(None) => passing(format!("the adoption of {name} is not known")),
+        Err(outcome) => outcome,
+    }
+}
+
+/// The namespace of this name, if it is adopted.
+pub(super) fn open_adopted(inner: &Inner, name: &Name) -> Result<Option<OwnedFd>, Outcome> {
+    let Some(adoption) = inner.known(name).and_then(|known| known.alloc.adopted.clone()) else {
+        return Ok(None);
+    };
+    kernel_adopt::find(&adoption, inner.roots()).map(Some).map_err(|error| match error {
+        FindError::Gone(why) => failed(None, why, FailureSort::Gone),
+        FindError::Unknown(why) => passing(why),
+    })
+}
+
+/// Opens a managed namespace, in whose place somebody else may have put another.
 pub(super) fn open(inner: &Inner, name: &Name) -> Result<OwnedFd, Outcome> {
     inner.namespaces.open(name.as_str()).map_err(|error| match error {
         NetnsError::Missing(_) | NetnsError::Unpinned(_) => {

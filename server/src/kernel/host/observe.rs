@@ -2,13 +2,19 @@
 //!
 //! Of a stranger's namespace only the loopback is asked whose it is: nothing in it can keep us from seeing our own.
 
-use std::{collections::BTreeMap, net::IpAddr, os::fd::AsFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use netlink_packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::RouteMessage;
-use netloom_api::{IfName, Mac, Name};
+use netloom_api::{IfName, Mac, Name, Namespace};
 
 use super::{
     Inner,
@@ -17,17 +23,22 @@ use super::{
     tc,
 };
 use crate::{
-    hostnet::{Address, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl},
+    hostnet::{Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl},
     kernel::{
+        adopt::{self, FindError},
         netns::{self, EntryKind, NetnsError},
         socket::{DumpError, RequestError, RouteSocket},
         sysctl::{self, Key, SysctlError},
         thread,
     },
+    world::Stored,
 };
 
 /// The other end of a cable, by the index of this one.
 type Peers = BTreeMap<u32, (Stack, IfName)>;
+
+/// Cables of the host, by the id of the namespace where they end and the index there.
+type Cables<'m> = BTreeMap<(i32, u32), &'m LinkMessage>;
 
 /// One stack.
 struct Seen {
@@ -41,7 +52,7 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
     let mut net = HostNet::default();
     let host = inner.with_socket(|socket| Seen::take(socket, Stack::Host)).map_err(text)?;
     // By the id of the namespace and the index there: where our cables end.
-    let cables: BTreeMap<(i32, u32), &LinkMessage> = host
+    let cables: Cables<'_> = host
         .dump
         .links
         .iter()
@@ -49,28 +60,29 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
         .filter_map(|link| Some(((peer_nsid(link)?, peer_index(link)?), link)))
         .collect();
     let mut outer_ends = Peers::new();
+    let world = inner.world();
+    let is_adopted =
+        |name: &Name| world.get::<Namespace>(name).is_some_and(|one| one.alloc.adopted.is_some());
     for entry in inner.namespaces.list().map_err(text)? {
         // A name that no object can have is nobody's that we know.
         let Ok(name) = entry.name.parse::<Name>() else { continue };
         if entry.kind == EntryKind::Unpinned {
             continue;
         }
-        let (mark, inside) = match look_inside(inner, &name)? {
+        let (mark, inside) = match look_inside(inner, &name, world.get(&name))? {
             Look::Gone => continue,
             Look::Stranger => (Mark::Foreign, None),
-            Look::Ours(mark, seen, nsid) => (mark, Some((seen, nsid))),
+            Look::Ours(mark, inside) => (mark, Some(inside)),
         };
-        net.namespaces.insert(name, mark);
-        if let Some((seen, nsid)) = inside {
-            let mut inner_ends = Peers::new();
-            for link in &seen.dump.links {
-                let outer = nsid.and_then(|id| cables.get(&(id, link.header.index)));
-                if let (Some(outer), Some(name)) = (outer, ifname(link)) {
-                    outer_ends.insert(outer.header.index, (seen.stack.clone(), name));
-                    inner_ends.extend(ifname(outer).map(|outer| (link.header.index, (Stack::Host, outer))));
-                }
-            }
-            seen.fill(&mut net, &inner_ends);
+        net.namespaces.insert(name.clone(), mark);
+        if let Some(inside) = inside.filter(|_| !is_adopted(&name)) {
+            inside.fill(&mut net, &cables, &mut outer_ends);
+        }
+    }
+    for namespace in world.all_adopted().filter_map(|name| world.get::<Namespace>(name)) {
+        if let Some((adopted, inside)) = look_into_adopted(inner, namespace)? {
+            net.adopted.insert(namespace.meta.name.clone(), adopted);
+            inside.fill(&mut net, &cables, &mut outer_ends);
         }
     }
     let names = host.dump.names();
@@ -117,7 +129,10 @@ pub(super) fn is_so_without_ipv6(sysctl: &Sysctl, value: &str) -> bool {
         Sysctl::AcceptRa(_) | Sysctl::AcceptDad(_) | Sysctl::ForceForwarding6(_) | Sysctl::Forwarding6All => {
             !Path::new("/proc/sys/net/ipv6").exists()
         }
-        Sysctl::Forwarding4(_) | Sysctl::RouteLocalnet(_) | Sysctl::PromoteSecondaries(_) => false,
+        Sysctl::Forwarding4(_)
+        | Sysctl::RouteLocalnet(_)
+        | Sysctl::PromoteSecondaries(_)
+        | Sysctl::Named { .. } => false,
     }
 }
 
@@ -127,32 +142,87 @@ enum Look {
     Gone,
     /// Not a namespace of ours.
     Stranger,
-    /// Ours, and the id that the host has for it.
-    Ours(Mark, Seen, Option<i32>),
+    /// Ours.
+    Ours(Mark, Inside),
 }
 
-fn look_inside(inner: &Inner, name: &Name) -> Result<Look, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("namespace {name}: {error}");
+/// What is in a namespace, and the id that the host has for it.
+struct Inside {
+    seen: Seen,
+    nsid: Option<i32>,
+}
+
+fn look_inside(inner: &Inner, name: &Name, known: Option<&Arc<Stored<Namespace>>>) -> Result<Look, String> {
     let fd = match inner.namespaces.open(name.as_str()) {
         Ok(fd) => fd,
         Err(NetnsError::Missing(_) | NetnsError::Unpinned(_)) => return Ok(Look::Gone),
         Err(NetnsError::NotANamespace(_) | NetnsError::Symlink(_)) => return Ok(Look::Stranger),
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(format!("namespace {name}: {error}")),
     };
+    let looked = look_into(inner, name, &fd, known, Mark::is_ours)?;
+    Ok(looked.map_or(Look::Stranger, |(mark, inside)| Look::Ours(mark, inside)))
+}
+
+/// An adopted namespace; none when it is gone.
+fn look_into_adopted(
+    inner: &Inner,
+    namespace: &Arc<Stored<Namespace>>,
+) -> Result<Option<(Adopted, Inside)>, String> {
+    let name = &namespace.meta.name;
+    let Some(adoption) = &namespace.alloc.adopted else { return Ok(None) };
+    let fd = match adopt::find(adoption, inner.roots()) {
+        Ok(fd) => fd,
+        Err(FindError::Gone(_)) => return Ok(None),
+        Err(FindError::Unknown(why)) => return Err(format!("namespace {name}: {why}")),
+    };
+    let looked = look_into(inner, name, &fd, Some(namespace), |_| true)?;
+    let adopted = Adopted { uid: namespace.meta.uid, cookie: adoption.cookie };
+    Ok(looked.map(|(_, inside)| (adopted, inside)))
+}
+
+/// What is inside, if its mark is as it should be.
+fn look_into(
+    inner: &Inner,
+    name: &Name,
+    fd: &OwnedFd,
+    known: Option<&Arc<Stored<Namespace>>>,
+    is_right: impl Fn(Mark) -> bool + Sync,
+) -> Result<Option<(Mark, Inside)>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("namespace {name}: {error}");
     let look = || -> Result<Option<(Mark, Seen)>, String> {
         let mut socket = RouteSocket::open().map_err(text)?;
         let mark = mark_here(&mut socket).map_err(text)?;
-        if !mark.is_ours() {
+        if !is_right(mark) {
             return Ok(None);
         }
         let mut seen = Seen::take(&mut socket, Stack::Namespace(name.clone())).map_err(text)?;
         seen.read_sysctls()?;
+        for key in known.iter().flat_map(|known| known.alloc.before.keys()) {
+            let value = super::settings::read(key);
+            seen.sysctls.extend(value.ok().map(|value| (Sysctl::named(key.clone()), value)));
+        }
         Ok(Some((mark, seen)))
     };
-    let looked = thread::run(&fd, "look-inside", look).map_err(|error| failed(&error))?;
-    let Some((mark, seen)) = looked.map_err(|error| failed(&error))? else { return Ok(Look::Stranger) };
+    let looked = thread::run(fd, "look-inside", look).map_err(|error| failed(&error))?;
+    let Some((mark, seen)) = looked.map_err(|error| failed(&error))? else { return Ok(None) };
     let nsid: Result<_, RequestError> = inner.with_socket(|socket| netns::nsid(socket, fd.as_fd()));
-    Ok(Look::Ours(mark, seen, nsid.map_err(|error| failed(&error))?))
+    Ok(Some((mark, Inside { seen, nsid: nsid.map_err(|error| failed(&error))? })))
+}
+
+impl Inside {
+    /// Puts what is inside into `net`, and into `outer_ends` where our cables end.
+    fn fill(self, net: &mut HostNet, cables: &Cables<'_>, outer_ends: &mut Peers) {
+        let Self { seen, nsid } = self;
+        let mut inner_ends = Peers::new();
+        for link in &seen.dump.links {
+            let outer = nsid.and_then(|id| cables.get(&(id, link.header.index)));
+            if let (Some(outer), Some(name)) = (outer, ifname(link)) {
+                outer_ends.insert(outer.header.index, (seen.stack.clone(), name));
+                inner_ends.extend(ifname(outer).map(|outer| (link.header.index, (Stack::Host, outer))));
+            }
+        }
+        seen.fill(net, &inner_ends);
+    }
 }
 
 impl Seen {

@@ -1,6 +1,6 @@
 //! What one stack has now, in the kernel's own words.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::OwnedFd};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -9,7 +9,8 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAttribute, RouteMessage, RouteProtocol},
 };
-use netloom_api::{Attachment, InterfaceState, NamespaceState, NeighbourState, RouteState};
+use netloom_api::{Attachment, InterfaceState, NamespaceState, NeighbourState, ProcessState, RouteState};
+use nix::sys::stat::fstat;
 
 use super::{
     Inner,
@@ -18,17 +19,23 @@ use super::{
 use crate::{
     hostnet::{Mark, PROTOCOL, Stack},
     kernel::{
+        process::{self, Inode},
         socket::{DumpError, RouteSocket},
         thread,
     },
     world::World,
 };
 
+/// Of one state.
+const MOST_PROCESSES: usize = 256;
+
 pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<NamespaceState, String> {
+    let mut inside = Vec::new();
     let Taken { dump, routes, neighbours } = match stack {
         Stack::Host => inner.with_socket(take).map_err(|error| error.to_string())?,
         Stack::Namespace(name) => {
-            let fd = inner.namespaces.open(name.as_str()).map_err(|error| error.to_string())?;
+            let fd = inner.open(name).map_err(|error| error.to_string())?;
+            inside = processes(&fd, MOST_PROCESSES)?.0;
             let work = || RouteSocket::open().map(|mut socket| take(&mut socket));
             let taken = thread::run(&fd, "state", work).map_err(|error| error.to_string())?;
             taken.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
@@ -47,7 +54,17 @@ pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<Names
         rules: rules
             .filter(|line| wanted.as_ref().is_none_or(|words| words.iter().any(|word| has(line, word))))
             .collect(),
+        processes: inside,
     })
+}
+
+/// The processes inside, in the order of their pids, at most so many; and how many there are.
+pub(super) fn processes(namespace: &OwnedFd, most: usize) -> Result<(Vec<ProcessState>, usize), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("the processes inside are not known: {error}");
+    let stat = fstat(namespace).map_err(|errno| failed(&errno))?;
+    let wanted = Inode { device: stat.st_dev, number: stat.st_ino };
+    let pids = process::pids_in(|inode| inode == wanted).map_err(|error| failed(&error))?;
+    Ok((pids.iter().filter_map(|pid| process::describe(*pid)).take(most).collect(), pids.len()))
 }
 
 struct Taken {
@@ -87,7 +104,7 @@ fn has(line: &str, word: &str) -> bool {
     line.split(' ').any(|part| part == word)
 }
 
-fn name_of(link: &LinkMessage) -> String {
+pub(super) fn name_of(link: &LinkMessage) -> String {
     let name = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,

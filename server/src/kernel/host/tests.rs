@@ -70,7 +70,7 @@ fn world_of(subnets: Vec<(&str, Option<&str>)>, mtu: Option<u16>) -> World {
         bandwidth: None,
     };
     let drafts: Vec<AnyDraft> = vec![
-        draft::<Namespace>("red", NamespaceSpec {}).into(),
+        draft::<Namespace>("red", NamespaceSpec::default()).into(),
         draft::<Network>("v-net-0", network).into(),
         draft::<Attachment>("red0", attachment).into(),
     ];

@@ -13,7 +13,7 @@ use crate::{
     config::EventRetention,
     store::{Batch, OpenError, Receipt, Store, StoreError, StoreOptions, Written, writer::Message},
     world::{
-        AnyStored, AttachmentAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc, Stored,
+        AnyStored, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored,
         SubnetAlloc, World, WorldNoun,
     },
 };
@@ -56,7 +56,7 @@ fn stored<N: WorldNoun>(of: &str, spec: N::Spec, alloc: N::Alloc) -> AnyStored {
 }
 
 pub(super) fn namespace(of: &str) -> AnyStored {
-    stored::<Namespace>(of, NamespaceSpec {}, Nothing {})
+    stored::<Namespace>(of, NamespaceSpec::default(), NamespaceAlloc::default())
 }
 
 /// Network number `n`: 10.n.0.0/24 and fd00:n::/64.

@@ -1,7 +1,7 @@
 //! A daemon on the private host of a test.
 
 use std::{
-    os::unix::process::CommandExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
@@ -27,6 +27,9 @@ pub struct Daemon {
     pub socket: PathBuf,
     options: Vec<String>,
 }
+
+/// What the programs of the tests do at the points of their effects; see `src/bin/netloomd.rs`.
+const FAULTS: &str = "NETLOOM_FAULTS";
 
 /// Where daemons of tests have their sockets, database, keys and tokens.
 pub const HOME: &str = "/run/netloom-test";
@@ -65,6 +68,37 @@ impl Daemon {
         let daemon = Self { child: spawn(&socket, &options), socket, options };
         daemon.ready().await;
         daemon
+    }
+
+    /// Starts it with a script for the points of its effects. It may be dead when this returns.
+    pub async fn start_with_faults(faults: &str) -> Self {
+        let socket = PathBuf::from(HOME).join("netloom.sock");
+        let child = command(&socket, &[]).env(FAULTS, faults).spawn().unwrap();
+        let mut daemon = Self { child, socket, options: Vec::new() };
+        daemon.ready_or_dead().await;
+        daemon
+    }
+
+    /// Ends it, unless it is dead already, and starts it without a script. Whether it died by itself.
+    pub async fn start_over(&mut self) -> bool {
+        self.signal(Signal::SIGTERM);
+        let died = self.child.wait().unwrap().signal().is_some();
+        self.start_again().await;
+        died
+    }
+
+    async fn ready_or_dead(&mut self) {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if let Ok(reply) = self.rest().get("/readyz").await
+                && reply.status == 200
+            {
+                return;
+            }
+            assert!(started.elapsed() < READY_WITHIN, "the daemon is not ready after {READY_WITHIN:?}");
+            // As in `ready`.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn ready(&self) {
@@ -118,9 +152,14 @@ impl Daemon {
 
 /// The process ends with the pid namespace of the test's host at the latest.
 fn spawn(socket: &Path, options: &[String]) -> Child {
+    command(socket, options).spawn().unwrap()
+}
+
+fn command(socket: &Path, options: &[String]) -> Command {
     let mut command = netloomd(socket);
-    command.args(["--log", "warn"]).args(options);
-    command.process_group(0).spawn().unwrap()
+    command.args(["--log", "error"]).args(options);
+    command.process_group(0);
+    command
 }
 
 /// The daemon's program, set on the test's own state and socket.

@@ -6,6 +6,7 @@
 //! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
 //! - `command`: every subcommand of `netloom`, its output and exit codes
 //! - `help`: every example of `--help`, run; completions and manual pages
+//! - `crash`: the daemon dies at every point of every effect
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
@@ -21,6 +22,7 @@
 mod attachments;
 mod bad_input;
 mod command;
+mod crash;
 mod examples;
 mod firewall;
 mod forwards;

@@ -29,6 +29,7 @@ use tokio_rustls::{
 pub struct Rest {
     at: At,
     token: Option<String>,
+    key: Option<String>,
     host: String,
 }
 
@@ -61,12 +62,12 @@ impl Reply {
 
 impl Rest {
     pub fn new(socket: &Path) -> Self {
-        Self { at: At::Unix(socket.to_path_buf()), token: None, host: "localhost".into() }
+        Self { at: At::Unix(socket.to_path_buf()), token: None, key: None, host: "localhost".into() }
     }
 
     /// In clear text.
     pub fn tcp(at: SocketAddr) -> Self {
-        Self { at: At::Tcp(at), token: None, host: at.to_string() }
+        Self { at: At::Tcp(at), token: None, key: None, host: at.to_string() }
     }
 
     /// Over TLS, to a server that has this name by a certificate of this file.
@@ -79,12 +80,17 @@ impl Rest {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let server = ServerName::try_from(name.to_owned()).unwrap();
-        Self { at: At::Tls(at, server, config.into()), token: None, host: name.into() }
+        Self { at: At::Tls(at, server, config.into()), token: None, key: None, host: name.into() }
     }
 
     /// The same, with a token.
     pub fn token(&self, token: &str) -> Self {
         Self { token: Some(token.into()), ..self.clone() }
+    }
+
+    /// The same, with a key that makes a retry safe.
+    pub fn key(&self, key: &str) -> Self {
+        Self { key: Some(key.into()), ..self.clone() }
     }
 
     /// The same, meant for another host.
@@ -134,6 +140,9 @@ impl Rest {
         let mut request = Request::builder().method(method).uri(path).header("host", &self.host);
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(key) = &self.key {
+            request = request.header("idempotency-key", key);
         }
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);

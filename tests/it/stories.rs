@@ -20,7 +20,7 @@ use crate::host::{Daemon, lan, on_host};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Every object of the lesson, in the order in which a person would make them: path and body.
-fn lesson() -> Vec<(&'static str, Value)> {
+pub fn lesson() -> Vec<(&'static str, Value)> {
     vec![
         ("/v1/namespaces", json!({"name": "red"})),
         ("/v1/namespaces", json!({"name": "blue", "labels": {"role": "web"}, "owner": "ci-7"})),

@@ -244,6 +244,8 @@ pub struct Scope {
     pub attachments: BTreeSet<Name>,
     /// These PortForwards.
     pub port_forwards: BTreeSet<Name>,
+    /// The switches of these Networks that let the host itself use 127.0.0.1: they follow what is published.
+    pub loopbacks: BTreeSet<Name>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
 }
@@ -251,21 +253,23 @@ pub struct Scope {
 impl Scope {
     /// Whether it is about nothing.
     pub fn is_empty(&self) -> bool {
-        let Self { namespaces, networks, attachments, port_forwards, host } = self;
+        let Self { namespaces, networks, attachments, port_forwards, loopbacks, host } = self;
         namespaces.is_empty()
             && networks.is_empty()
             && attachments.is_empty()
             && port_forwards.is_empty()
+            && loopbacks.is_empty()
             && !host
     }
 
     /// Both together.
     pub fn join(&mut self, other: Scope) {
-        let Scope { namespaces, networks, attachments, port_forwards, host } = other;
+        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, host } = other;
         self.namespaces.extend(namespaces);
         self.networks.extend(networks);
         self.attachments.extend(attachments);
         self.port_forwards.extend(port_forwards);
+        self.loopbacks.extend(loopbacks);
         self.host |= host;
     }
 }

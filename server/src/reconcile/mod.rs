@@ -262,10 +262,14 @@ impl<H: Host> Reconciler<H> {
 
 /// Whether two rounds would touch the same objects.
 fn overlap(one: &Scope, other: &Scope) -> bool {
-    let Scope { namespaces, networks, attachments, port_forwards, host } = one;
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, host } = one;
     !namespaces.is_disjoint(&other.namespaces)
         || !networks.is_disjoint(&other.networks)
         || !attachments.is_disjoint(&other.attachments)
         || !port_forwards.is_disjoint(&other.port_forwards)
+        || !loopbacks.is_disjoint(&other.loopbacks)
+        // A network's own part has that switch, too.
+        || !loopbacks.is_disjoint(&other.networks)
+        || !networks.is_disjoint(&other.loopbacks)
         || (*host && other.host)
 }

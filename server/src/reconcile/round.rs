@@ -302,7 +302,7 @@ fn reported(step: &crate::hostnet::Step) -> Outcome {
 }
 
 fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
-    let Scope { namespaces, networks, attachments, port_forwards, host: _ } = scope;
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, host: _ } = scope;
     let of = |kind: Kind, names: &BTreeSet<Name>| {
         names.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>()
     };

@@ -53,6 +53,9 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     for forward in scope.port_forwards.iter().filter_map(|name| living(world, name)) {
         port_forward::want(world, forward, &mut net);
     }
+    for network in scope.loopbacks.iter().filter_map(|name| living(world, name)) {
+        port_forward::want_loopback(world, network, &mut net);
+    }
     if scope.host {
         host::want(world, around, &mut net);
     }

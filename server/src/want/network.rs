@@ -68,7 +68,7 @@ fn sysctls(world: &World, network: &Stored<Network>, around: &Surroundings, net:
     if around.manages_forwarding {
         set(Sysctl::Forwarding4(device.clone()), "1");
     }
-    set(Sysctl::RouteLocalnet(device.clone()), port_forward::route_localnet(world, network));
+    port_forward::want_loopback(world, network, net);
 }
 
 fn elements(network: &Stored<Network>, net: &mut HostNet) {

@@ -1,4 +1,5 @@
-//! A PortForward wants elements in the firewall's maps, and the switch that lets the host itself use 127.0.0.1.
+//! A PortForward wants elements in the firewall's maps. While there is one, its network has the switch that lets the host
+//! itself use 127.0.0.1.
 
 use std::net::IpAddr;
 
@@ -16,11 +17,17 @@ use crate::{
 
 pub(super) fn want(world: &World, forward: &Stored<PortForward>, net: &mut HostNet) {
     let Some(attachment) = living::<Attachment>(world, &forward.spec.target.attachment) else { return };
-    let Some(network) = network::of(world, &attachment.spec.network) else { return };
+    if network::of(world, &attachment.spec.network).is_none() {
+        return;
+    }
     for target in targets(forward, attachment) {
         elements(forward, target, net);
         gate(forward, target.is_ipv6(), net);
     }
+}
+
+/// The switch of a network that lets the host itself use 127.0.0.1, whether or not any port needs it any more.
+pub(super) fn want_loopback(world: &World, network: &Stored<Network>, net: &mut HostNet) {
     let switch = Sysctl::RouteLocalnet(network.alloc.device.clone());
     net.sysctls.insert((Stack::Host, switch), route_localnet(world, network).to_owned());
 }
@@ -38,7 +45,7 @@ pub(crate) fn targets(
 }
 
 /// Whether the host may reach a member of the network under 127.0.0.1.
-pub(super) fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
+fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
     let loopback = |listen: &Listen| listen.address.is_none_or(|address| address.is_loopback());
     let published = world.attachments_on(&network.meta.name).any(|attachment| {
         let forwards = world.forwards_to(attachment).filter_map(|name| living::<PortForward>(world, name));

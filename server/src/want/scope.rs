@@ -17,6 +17,8 @@ pub fn everything(world: &World) -> Scope {
         networks: names::<Network>(world),
         attachments: names::<Attachment>(world),
         port_forwards: names::<PortForward>(world),
+        // The networks' own part has it.
+        loopbacks: std::collections::BTreeSet::new(),
         host: true,
     }
 }
@@ -37,6 +39,9 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
         Kind::Attachment => add_attachment(world, name, &mut scope),
         Kind::PortForward => {
             scope.port_forwards.insert(name.clone());
+            let target = world.get::<PortForward>(name).map(|forward| &forward.spec.target.attachment);
+            let attachment = target.and_then(|target| world.get::<Attachment>(target));
+            scope.loopbacks.extend(attachment.map(|attachment| attachment.spec.network.clone()));
         }
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
@@ -46,5 +51,10 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
 
 fn add_attachment(world: &World, name: &Name, scope: &mut Scope) {
     scope.attachments.insert(name.clone());
-    scope.port_forwards.extend(world.forwards_to(name).cloned());
+    let mut forwards = world.forwards_to(name).peekable();
+    if forwards.peek().is_some() {
+        let attachment = world.get::<Attachment>(name);
+        scope.loopbacks.extend(attachment.map(|attachment| attachment.spec.network.clone()));
+    }
+    scope.port_forwards.extend(forwards.cloned());
 }

@@ -1,8 +1,10 @@
 //! What is published is reached by those who may, arrives where it should, and keeps the caller's address.
 
+use serde_json::json;
+
 use super::{
     Site,
-    call::{Call, Refused, Tcp, Udp, by, call},
+    call::{Call, Nothing, Refused, Tcp, Udp, by, call},
     modes, on_site,
 };
 
@@ -174,6 +176,55 @@ fn the_host_and_other_networks_reach_what_is_published_and_the_ports_of_others_a
             site.calls("from the host", &from_the_host());
             site.calls("from other networks", &from_other_networks());
             site.calls("equal ports of others", &of_others());
+        }
+    });
+}
+
+/// Published for the peer alone: any address, one address, a range.
+async fn gated(site: &Site) {
+    let sources = ["192.0.2.100/32", "2001:db8::100/128"];
+    for (name, protocol, listen) in [
+        ("gated", "tcp", json!({"port": 8100})),
+        ("gated-udp", "udp", json!({"port": 8100})),
+        ("gated-one", "tcp", json!({"address": "192.0.2.1", "port": 8101})),
+        ("gated-range", "udp", json!({"port": 20100, "end_port": 20104})),
+    ] {
+        let target = json!({"attachment": "a1", "port": if name == "gated-range" { 20100 } else { 80 }});
+        let spec = json!({"protocol": protocol, "listen": listen, "target": target, "sources": sources});
+        site.daemon.rest().post("/v1/port-forwards", &json!({"name": name, "spec": spec})).await.ok();
+    }
+}
+
+#[test]
+fn who_is_not_among_the_sources_is_shut_out_wherever_it_calls_from_and_the_host_never_is() {
+    on_site(async |site| {
+        site.serve("a1", &[80, 20102]);
+        gated(site).await;
+        for mode in modes() {
+            site.bridge_netfilter(mode);
+            let mut rows = vec![
+                call("peer", Tcp, "192.0.2.1:8100", by("a1:80", "192.0.2.100")),
+                call("peer", Udp, "192.0.2.2:8100", by("a1:80", "192.0.2.100")),
+                call("peer", Tcp, "10.2.0.1:8100", by("a1:80", "192.0.2.100")),
+                call("peer", Tcp, "[2001:db8::1]:8100", by("a1:80", "2001:db8::100")),
+                call("peer", Udp, "[fd02::1]:8100", by("a1:80", "2001:db8::100")),
+                call("peer", Tcp, "192.0.2.1:8101", by("a1:80", "192.0.2.100")),
+                call("peer", Udp, "192.0.2.1:20102", by("a1:20102", "192.0.2.100")),
+                call("peer", Udp, "[2001:db8::1]:20102", by("a1:20102", "2001:db8::100")),
+                call("host", Tcp, "192.0.2.1:8100", by("a1:80", "192.0.2.1")),
+                call("host", Udp, "127.0.0.1:8100", by("a1:80", "10.1.0.1")),
+                call("host", Tcp, "[2001:db8::1]:8100", by("a1:80", "2001:db8::1")),
+                call("host", Udp, "192.0.2.1:20102", by("a1:20102", "192.0.2.1")),
+            ];
+            for other in ["hostile", "far", "a1", "a2", "b1", "c1", "d1", "e1"] {
+                rows.push(call(other, Tcp, "192.0.2.1:8100", Nothing));
+                rows.push(call(other, Udp, "192.0.2.1:8100", Nothing));
+                rows.push(call(other, Tcp, "[2001:db8::1]:8100", Nothing));
+                rows.push(call(other, Tcp, "192.0.2.1:8101", Nothing));
+                rows.push(call(other, Udp, "192.0.2.1:20102", Nothing));
+                rows.push(call(other, Udp, "[2001:db8::1]:20102", Nothing));
+            }
+            site.calls("published for the peer alone", &rows);
         }
     });
 }

@@ -1,10 +1,19 @@
 //! Whoever is in a namespace sends whatever it likes, and is heard only as itself.
 
-use netloom_server::kernel::{
-    lan::{LanSpec, PeerSpec, add_lan},
-    thread,
-};
 use std::os::fd::AsFd as _;
+
+use netloom_server::{
+    hostnet::{
+        Action, Step,
+        rules::{Part, SetId},
+    },
+    kernel::{
+        Kernel,
+        lan::{LanSpec, PeerSpec, add_lan},
+        thread,
+    },
+    reconcile::Host as _,
+};
 
 use super::{
     Place, Site, modes, on_site,
@@ -250,6 +259,44 @@ fn without_the_guard_the_same_lies_are_believed_but_routers_and_tags_stay_out() 
             rows.retain(|row| !row.to_string().ends_with("127.0.0.1"));
             let rows: Vec<Shot> = rows.iter().map(|row| row.moved("b1", only(["b2"]))).collect();
             site.volley("what is in another's name, without the guard", &rows);
+        }
+    });
+}
+
+#[test]
+fn a_port_without_elements_is_closed() {
+    on_site(async |site| {
+        let b1 = site.daemon.rest().get("/v1/attachments/b1").await.unwrap().ok();
+        let port = b1["status"]["host_device"].as_str().unwrap().to_owned();
+        // While the daemon runs the tables are its own.
+        site.daemon.stop();
+        let kernel = Kernel::open().unwrap();
+        let have = kernel.observe().unwrap();
+        let of_b1 = have.rules.elements.iter().filter(|element| {
+            matches!(element.set(), SetId::Guard4 | SetId::Guard6)
+                && element
+                    .key()
+                    .first()
+                    .is_some_and(|part| matches!(part, Part::Ifname(name) if *name == port))
+        });
+        let steps: Vec<Step> =
+            of_b1.map(|element| Step { uid: None, action: Action::RemoveRule(element.clone()) }).collect();
+        assert_eq!(steps.len(), 3, "an address of each family, and the link-local one");
+        for outcome in kernel.apply(&steps) {
+            assert!(!format!("{outcome:?}").starts_with("Failed"), "{outcome:?}");
+        }
+        for mode in modes() {
+            site.bridge_netfilter(mode);
+            let rows = own(site);
+            for row in &rows {
+                site.place("b1").tap.send(row.bytes()).unwrap();
+            }
+            // b1 has no sentinel now, but the queue is everybody's.
+            site.settle("b2");
+            let seen = site.take_all();
+            let heard = rows.iter().filter(|row| seen.values().any(|frames| row.is_in(frames)));
+            let wrong: Vec<String> = heard.map(Shot::to_string).collect();
+            site.judge("a port without elements", rows.len(), &wrong);
         }
     });
 }

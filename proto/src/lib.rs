@@ -29,6 +29,7 @@ mod state;
 mod sysctl;
 mod text;
 mod time;
+mod topology;
 
 pub use allocation::{Allocation, Holder};
 pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus};
@@ -62,6 +63,9 @@ pub use state::{InterfaceState, NamespaceState, NeighbourState, ProcessState, Ro
 pub use sysctl::{SysctlKey, Sysctls};
 pub use text::{Annotations, Labels, Name, NetnsPath, Note, Owner};
 pub use time::Timestamp;
+#[cfg(feature = "drawings")]
+pub use topology::TopologyFormat;
+pub use topology::{Topology, TopologyEdge, TopologyEdgeKind, TopologyNode, TopologyNodeKind};
 
 /// The generated messages, clients and servers of `netloom.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

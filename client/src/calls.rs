@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use netloom_api::{
     Allocation, AnyDraft, ApplyRequest, ApplyResponse, Draft, Event, EventPage, Export, FromPb, ListPage,
-    Name, NamespaceState, Object, Owner, Path, ToPb as _, Version, Violations, pb,
+    Name, NamespaceState, Object, Owner, Path, ToPb as _, Topology, Version, Violations, pb,
 };
 use pb::{allocation_service_client::AllocationServiceClient, control_service_client::ControlServiceClient};
 
@@ -131,6 +131,11 @@ impl Client {
     pub async fn state(&self, name: &Name) -> Result<NamespaceState, ClientError> {
         let request = pb::GetNamespaceStateRequest { name: name.to_string() };
         self.ask(async { read(self.control().get_namespace_state(request).await?) }).await
+    }
+
+    /// What stands and how it hangs together, as a graph.
+    pub async fn topology(&self) -> Result<Topology, ClientError> {
+        self.ask(async { read(self.control().get_topology(pb::GetTopologyRequest {}).await?) }).await
     }
 
     /// A page of the event log; the next one is after its `seq`.

@@ -72,7 +72,7 @@ fn scaled(text: &str, unit: impl Fn(&str) -> Option<u64>) -> Option<u64> {
 /// Bits per second in the largest unit that leaves a whole number: `10 M`.
 pub fn rate_text(rate: u64) -> String {
     let units = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
-    match units.iter().find(|(size, _)| rate >= *size && rate % size == 0) {
+    match units.iter().find(|(size, _)| rate >= *size && rate.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{} {unit}", rate / size),
         None => format!("{rate} "),
     }

@@ -7,6 +7,7 @@
 //! - `command`: every subcommand of `netloom`, its output and exit codes
 //! - `help`: every example of `--help`, run; completions and manual pages
 //! - `crash`: the daemon dies at every point of every effect
+//! - `topology`: the graph of what stands, and its drawings
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
@@ -36,4 +37,5 @@ mod stories;
 mod stream;
 mod tcp;
 mod tidy;
+mod topology;
 mod upkeep;

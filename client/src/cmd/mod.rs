@@ -13,6 +13,7 @@ mod publish;
 mod reservations;
 mod state;
 mod status;
+mod topology;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -124,6 +125,8 @@ enum Command {
     Status(status::Status),
     /// Show what the kernel has for a namespace, or for `host`, now
     State(state::State),
+    /// Draw what stands and how it hangs together
+    Topology(topology::Topology),
     /// Print completions for a shell
     Completions(pages::Completions),
     /// Write the manual pages
@@ -167,6 +170,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Events(command) => command.run(&session).await,
         Command::Status(command) => command.run(&session).await,
         Command::State(command) => command.run(&session).await,
+        Command::Topology(command) => command.run(&session).await,
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }
@@ -191,6 +195,7 @@ impl Command {
             | Command::Events(_)
             | Command::Status(_)
             | Command::State(_)
+            | Command::Topology(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

@@ -280,7 +280,7 @@ mod tests {
         assert!(x(Node::Outside) < x(Node::Host) && x(Node::Host) < x(Node::Network));
         assert!(x(Node::Network) < x(Node::Namespace));
         let (first, last) =
-            (column(Node::Namespace).next().unwrap(), column(Node::Namespace).last().unwrap());
+            (column(Node::Namespace).next().unwrap(), column(Node::Namespace).next_back().unwrap());
         let host = column(Node::Host).next().unwrap();
         assert!(host.y > first.y && host.y < last.y);
     }

@@ -67,8 +67,8 @@ fn lesson() -> Topology {
 pub(super) fn many(count: usize) -> Topology {
     use TopologyEdgeKind::*;
     use TopologyNodeKind::*;
-    let mut all = Topology::default();
-    all.nodes = vec![node(Outside, "outside", &[], true), node(Host, "host", &[], true)];
+    let nodes = vec![node(Outside, "outside", &[], true), node(Host, "host", &[], true)];
+    let mut all = Topology { nodes, ..Topology::default() };
     for number in 0..5 {
         let subnet = format!("10.88.{number}.0/24 gateway 10.88.{number}.1");
         all.nodes.push(node(Network, &format!("net-{number}"), &[&subnet, "nat"], true));
@@ -97,7 +97,8 @@ pub(super) fn many(count: usize) -> Topology {
 fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/topology/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap();
+        let written = std::fs::write(&path, text);
+        assert!(written.is_ok(), "{written:?}");
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(

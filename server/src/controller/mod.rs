@@ -11,6 +11,7 @@ mod intent;
 mod ports;
 mod read;
 mod render;
+mod topology;
 
 use std::{
     collections::BTreeSet,

@@ -6,7 +6,6 @@
 
 mod document;
 mod matrix;
-mod topology;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,6 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
+use netloom_api::TopologyFormat;
 
 use crate::{
     command,
@@ -68,7 +68,7 @@ async fn run(options: &Lab, settings: &Settings, documents: Files) -> anyhow::Re
     let mut daemon = Daemon::start(&config).await?;
     daemon.booted().await?;
     apply(&daemon, documents).await?;
-    println!("{}", topology::show(&daemon.controller));
+    println!("{}", daemon.controller.topology().draw(TopologyFormat::Tree));
     let code = judge(&daemon, &spec, lan.as_ref()).await?;
     let code = then(options, &config, code).await?;
     daemon.stop().await?;

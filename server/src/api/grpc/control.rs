@@ -54,6 +54,10 @@ impl pb::control_service_server::ControlService for Door {
         answer(state.await.map(|state| state.to_pb()))
     }
 
+    async fn get_topology(&self, _request: Request<pb::GetTopologyRequest>) -> Answer<pb::Topology> {
+        answer(Ok(self.controller.topology().to_pb()))
+    }
+
     async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> Answer<pb::ListEventsResponse> {
         let page = async {
             let query = event_query(request.into_inner())?;

@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use netloom_api::{Allocation, ApplyRequest, ApplyResponse, Export, ListPage, NamespaceState, Owner};
+use netloom_api::{
+    Allocation, ApplyRequest, ApplyResponse, Export, ListPage, NamespaceState, Owner, Topology,
+};
 use utoipa::openapi::path::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -38,6 +40,12 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
     .named("A Namespace, or `host`.")
     .answers(200, &named::<NamespaceState>(), "The kernel's own words.", &[])
     .refuses(&[404, 422]);
+    let topology = Op::new(
+        "get_topology",
+        "control",
+        "Get what stands and how it hangs together, as a graph",
+    )
+    .answers(200, &named::<Topology>(), "Nodes and edges, sorted.", &[]);
     let allocations = Op::new("list_allocations", "allocations", "List used addresses")
         .asks::<Allocations>()
         .answers(200, &called::<ListPage<Allocation>>("AllocationList"), "A page.", &[]);
@@ -49,6 +57,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .routes(apply.at(HttpMethod::Post, "/v1/apply", self::apply))
         .routes(export.at(HttpMethod::Get, "/v1/export", self::export))
         .routes(state.at(HttpMethod::Get, "/v1/namespaces/{name}/state", self::state))
+        .routes(topology.at(HttpMethod::Get, "/v1/topology", self::topology))
         .routes(allocations.at(HttpMethod::Get, "/v1/allocations", self::allocations))
         .routes(allocation.at(HttpMethod::Get, "/v1/allocations/{name}", self::allocation))
 }
@@ -68,6 +77,10 @@ async fn export(State(door): State<Door>, Asked(Exporting(owner)): Asked<Exporti
 
 async fn state(State(door): State<Door>, Named(name): Named, Asked(Nothing): Asked<Nothing>) -> Answer {
     Ok(Json(door.controller.state(&name).await?).into_response())
+}
+
+async fn topology(State(door): State<Door>, Asked(Nothing): Asked<Nothing>) -> Answer {
+    Ok(Json(door.controller.topology()).into_response())
 }
 
 async fn allocations(State(door): State<Door>, Asked(Allocations(query)): Asked<Allocations>) -> Answer {

@@ -81,6 +81,10 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         let page = control.list_events(pb::ListEventsRequest::default()).await.unwrap().into_inner();
         let items: Vec<Event> = page.items.into_iter().map(read).collect();
         assert_eq!(items, rest::<EventPage>(&house, "/v1/events").await.items);
+        let topology = control.get_topology(pb::GetTopologyRequest {}).await.unwrap().into_inner();
+        let topology: netloom_api::Topology = read(topology);
+        assert_eq!(topology, rest(&house, "/v1/topology").await);
+        assert_eq!((topology.nodes.len(), topology.edges.len()), (4, 3), "{topology:#?}");
         let exported = house.get("/v1/export?owner=ci-7").await;
         let again = house.post("/v1/apply?wait=0", &exported.text).await;
         let again: ApplyResponse = serde_json::from_str(&again.text).unwrap();

@@ -1,0 +1,151 @@
+//! What stands and how it hangs together, as a graph: from the World, with what is known of each object's health.
+
+use std::{collections::BTreeSet, fmt::Display};
+
+use netloom_api::{
+    Attachment, ConditionStatus, Egress, Listen, Name, Namespace, Network, PortForward, Topology,
+    TopologyEdge, TopologyEdgeKind as Edge, TopologyNode, TopologyNodeKind as Node,
+};
+
+use super::Controller;
+use crate::{
+    reconcile::board::Board,
+    store::Snapshot,
+    want::HostFacts,
+    world::{Stored, World, WorldNoun},
+};
+
+const HOST: &str = "host";
+const OUTSIDE: &str = "outside";
+
+impl Controller {
+    /// The graph, as it is now.
+    pub fn topology(&self) -> Topology {
+        let Snapshot { world, seq, .. } = self.intent.store().snapshot();
+        let around = self.around.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        topology(&world, &self.board, &around.facts, seq)
+    }
+}
+
+/// Pure: the graph of a World.
+fn topology(world: &World, board: &Board, facts: &HostFacts, seq: i64) -> Topology {
+    let mut graph = Graph { world, board, nodes: Vec::new(), edges: Vec::new() };
+    graph.host(facts);
+    world.all::<Network>().for_each(|network| graph.network(network));
+    world.all::<Namespace>().for_each(|namespace| {
+        let id = namespace_id(&namespace.meta.name);
+        graph.node(Node::Namespace, id, &namespace.meta.name, Vec::new(), graph.is_ready(namespace));
+    });
+    world.all::<Attachment>().for_each(|attachment| graph.attachment(attachment));
+    world.all::<PortForward>().for_each(|forward| graph.forward(forward));
+    let Graph { nodes, mut edges, .. } = graph;
+    // What refers to a place that is not there (any more) hangs nowhere.
+    let known: BTreeSet<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
+    edges.retain(|edge| known.contains(edge.from.as_str()) && known.contains(edge.to.as_str()));
+    Topology { nodes, edges, seq }
+}
+
+struct Graph<'w> {
+    world: &'w World,
+    board: &'w Board,
+    nodes: Vec<TopologyNode>,
+    edges: Vec<TopologyEdge>,
+}
+
+impl Graph<'_> {
+    fn host(&mut self, facts: &HostFacts) {
+        self.node(Node::Outside, OUTSIDE.into(), &OUTSIDE, Vec::new(), true);
+        // A forward whose target is not there yet is a promise of the host.
+        let waiting = self.world.all::<PortForward>().filter_map(|forward| {
+            let target = &forward.spec.target.attachment;
+            let waits = self.world.get::<Attachment>(target).is_none();
+            waits.then(|| format!("{} {} waits for {target}", forward.meta.name, listen(forward)))
+        });
+        let waiting = waiting.collect();
+        self.node(Node::Host, HOST.into(), &HOST, waiting, true);
+        for uplink in facts.uplinks.keys() {
+            self.edge(
+                Edge::Uplink,
+                "",
+                [HOST.into(), OUTSIDE.into()],
+                [uplink.to_string(), String::new()],
+                true,
+            );
+        }
+    }
+
+    fn network(&mut self, network: &Stored<Network>) {
+        let subnets = network.alloc.subnets.iter();
+        let mut details: Vec<String> =
+            subnets.map(|subnet| format!("{} gateway {}", subnet.cidr, subnet.gateway)).collect();
+        details.push(egress(&network.spec.egress()).into());
+        let (name, id) = (&network.meta.name, network_id(&network.meta.name));
+        let ready = self.is_ready(network);
+        self.node(Node::Network, id.clone(), name, details, ready);
+        let gateways = list(network.alloc.subnets.iter().map(|subnet| subnet.gateway));
+        let ends = [gateways, network.alloc.device.to_string()];
+        self.edge(Edge::Gateway, "", [id, HOST.into()], ends, ready);
+    }
+
+    fn attachment(&mut self, attachment: &Stored<Attachment>) {
+        let ends = [namespace_id(&attachment.spec.namespace), network_id(&attachment.spec.network)];
+        let inside = format!("{} {}", attachment.alloc.interface, list(&attachment.alloc.addresses));
+        let ready = self.is_ready(attachment);
+        self.edge(Edge::Attachment, attachment.meta.name.as_str(), ends, [inside, String::new()], ready);
+    }
+
+    fn forward(&mut self, forward: &Stored<PortForward>) {
+        let Some(target) = self.world.get::<Attachment>(&forward.spec.target.attachment) else { return };
+        let ends = [HOST.into(), namespace_id(&target.spec.namespace)];
+        let to = format!("{}:{}", target.meta.name, forward.target_port());
+        let ready = self.is_ready(forward);
+        self.edge(Edge::PortForward, forward.meta.name.as_str(), ends, [listen(forward), to], ready);
+    }
+
+    fn node(&mut self, kind: Node, id: String, name: &dyn Display, details: Vec<String>, ready: bool) {
+        self.nodes.push(TopologyNode { id, kind, name: name.to_string(), details, ready });
+    }
+
+    fn edge(&mut self, kind: Edge, name: &str, ends: [String; 2], texts: [String; 2], ready: bool) {
+        let ([from, to], [from_end, to_end]) = (ends, texts);
+        self.edges.push(TopologyEdge { kind, name: name.into(), from, to, from_end, to_end, ready });
+    }
+
+    fn is_ready<N: WorldNoun>(&self, object: &Stored<N>) -> bool {
+        let said = self.board.status(&object.meta.uid);
+        object.meta.delete_time.is_none() && said == Some(ConditionStatus::True)
+    }
+}
+
+fn namespace_id(name: &Name) -> String {
+    format!("namespace/{name}")
+}
+
+fn network_id(name: &Name) -> String {
+    format!("network/{name}")
+}
+
+fn egress(egress: &Egress) -> &'static str {
+    match egress {
+        Egress::Nat(_) => "nat",
+        Egress::Routed(_) => "routed",
+        Egress::None(_) => "no egress",
+    }
+}
+
+/// `*:8000-8010/tcp`.
+fn listen(forward: &Stored<PortForward>) -> String {
+    let Listen { address, port, .. } = forward.listen();
+    let last = forward.listen().last_port();
+    let ports = if last == port { port.to_string() } else { format!("{port}-{last}") };
+    let at = match address {
+        None => "*".to_owned(),
+        Some(address) if address.is_ipv6() => format!("[{address}]"),
+        Some(address) => address.to_string(),
+    };
+    format!("{at}:{ports}/{}", forward.spec.protocol)
+}
+
+fn list(items: impl IntoIterator<Item = impl Display>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}

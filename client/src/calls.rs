@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use netloom_api::{
-    Allocation, AnyDraft, ApplyRequest, ApplyResponse, Draft, Event, EventPage, Export, FromPb, ListPage,
-    Name, NamespaceState, Object, Owner, Path, ToPb as _, Topology, Version, Violations, pb,
+    Allocation, AnyDraft, ApplyRequest, ApplyResponse, DiagnoseRequest, DiagnoseResponse, Draft, Event,
+    EventPage, Export, FromPb, ListPage, Name, NamespaceState, Object, Owner, Path, ToPb as _, Topology,
+    Version, Violations, pb,
 };
 use pb::{allocation_service_client::AllocationServiceClient, control_service_client::ControlServiceClient};
 
@@ -136,6 +137,12 @@ impl Client {
     /// What stands and how it hangs together, as a graph.
     pub async fn topology(&self) -> Result<Topology, ClientError> {
         self.ask(async { read(self.control().get_topology(pb::GetTopologyRequest {}).await?) }).await
+    }
+
+    /// Why a packet does not arrive, or that it does.
+    pub async fn diagnose(&self, request: DiagnoseRequest) -> Result<DiagnoseResponse, ClientError> {
+        let request = request.to_pb();
+        self.ask(async { read(self.control().diagnose(request).await?) }).await
     }
 
     /// A page of the event log; the next one is after its `seq`.

@@ -23,6 +23,7 @@ pub fn main() -> ExitCode {
     let outcome = outcome.and_then(|outcome| match outcome {
         Outcome::Done => Ok(Exit::Done),
         Outcome::NotReady => Ok(Exit::NotReady),
+        Outcome::NotReached => Ok(Exit::NotReached),
         Outcome::Become(command) => match command.run()? {},
     });
     let exit = outcome.unwrap_or_else(|error| fault::report(&error));

@@ -21,6 +21,8 @@ pub enum Exit {
     Unreachable,
     /// It was written, but is not Ready within the wait.
     NotReady,
+    /// `diagnose`: packets do not arrive, or it is not known.
+    NotReached,
     /// `ns exec`: the command cannot be run.
     CannotRun,
     /// `ns exec`: there is no such command.
@@ -57,6 +59,7 @@ impl Exit {
             Exit::Conflict => 4,
             Exit::Unreachable => 5,
             Exit::NotReady => 6,
+            Exit::NotReached => 7,
             Exit::CannotRun => 126,
             Exit::NoCommand => 127,
         }

@@ -12,6 +12,7 @@ mod bulk;
 mod convert;
 #[cfg(test)]
 mod descriptor;
+mod diagnose;
 #[cfg(feature = "documents")]
 mod documents;
 mod envelope;
@@ -39,6 +40,9 @@ pub use bulk::{
     PlannedChange,
 };
 pub use convert::{FromPb, Path, ToPb};
+pub use diagnose::{
+    Check, CheckId, CheckStatus, DiagnoseProtocol, DiagnoseRequest, DiagnoseResponse, End, Finding,
+};
 #[cfg(feature = "documents")]
 pub use documents::{DocumentError, Documents};
 pub use event::{Event, EventPage, EventType};

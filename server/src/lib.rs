@@ -5,6 +5,7 @@ pub mod command;
 pub mod config;
 pub mod controller;
 pub mod daemon;
+pub mod diagnose;
 pub mod error;
 pub mod events;
 pub mod fault;

@@ -11,6 +11,7 @@
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
+//! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
 //! - `namespaces`: adopted ones, settings inside, and who is in them
@@ -24,6 +25,7 @@ mod attachments;
 mod bad_input;
 mod command;
 mod crash;
+mod diagnose;
 mod examples;
 mod firewall;
 mod forwards;

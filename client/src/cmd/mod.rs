@@ -3,6 +3,7 @@
 mod allocations;
 mod apply;
 mod attach;
+mod diagnose;
 mod events;
 mod exec;
 mod net;
@@ -47,7 +48,8 @@ Exit codes:
   3  there is no such object
   4  conflict: it exists already, or what is there stands in the way
   5  the daemon cannot be reached
-  6  written, but not ready within --wait";
+  6  written, but not ready within --wait
+  7  diagnose: packets do not arrive, or it is not known";
 
 #[derive(Debug, Args)]
 struct Global {
@@ -127,6 +129,8 @@ enum Command {
     State(state::State),
     /// Draw what stands and how it hangs together
     Topology(topology::Topology),
+    /// Find out why a packet does not arrive
+    Diagnose(diagnose::Diagnose),
     /// Print completions for a shell
     Completions(pages::Completions),
     /// Write the manual pages
@@ -139,6 +143,8 @@ pub enum Outcome {
     Done,
     /// Written, but not ready.
     NotReady,
+    /// Packets do not arrive, or it is not known.
+    NotReached,
     /// This process has to become another.
     Become(exec::Inside),
 }
@@ -171,6 +177,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Status(command) => command.run(&session).await,
         Command::State(command) => command.run(&session).await,
         Command::Topology(command) => command.run(&session).await,
+        Command::Diagnose(command) => command.run(&session).await,
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }
@@ -196,6 +203,8 @@ impl Command {
             | Command::Status(_)
             | Command::State(_)
             | Command::Topology(_)
+            // Its probe needs the right to write, and changes nothing.
+            | Command::Diagnose(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
         }

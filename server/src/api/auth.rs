@@ -215,12 +215,13 @@ pub fn is_open(method: &Method, path: &str, grpc: bool) -> bool {
 /// Whether a call changes nothing, by its name. What is not known to read is a write; so are plans and dry runs.
 pub fn is_read(method: &Method, path: &str, grpc: bool) -> bool {
     if !grpc {
-        return is_safe(method);
+        // Its probe is a write: the controller sees to that.
+        return is_safe(method) || method == Method::POST && path == "/v1/diagnose";
     }
     let Some((service, verb)) = path.trim_start_matches('/').split_once('/') else { return false };
     let begins = |text: &str, known: &[&str]| known.iter().any(|known| text.starts_with(known));
     begins(service, &["grpc.health.", "grpc.reflection."])
-        || begins(service, &["netloom."]) && begins(verb, &["Get", "List", "Watch", "Export"])
+        || begins(service, &["netloom."]) && begins(verb, &["Get", "List", "Watch", "Export", "Diagnose"])
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -339,10 +340,11 @@ mod tests {
         assert!(grpc("/netloom.v1.NetworkService/ListNetworks"));
         assert!(grpc("/netloom.v1.ControlService/WatchEvents"));
         assert!(grpc("/netloom.v1.ControlService/Export"));
+        assert!(grpc("/netloom.v1.ControlService/Diagnose"));
+        assert!(is_read(&Method::POST, "/v1/diagnose", false));
         assert!(grpc("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"));
         assert!(grpc("/grpc.health.v1.Health/Check"));
         assert!(!grpc("/netloom.v1.ControlService/Apply"));
-        assert!(!grpc("/netloom.v1.ControlService/Diagnose"));
         assert!(!grpc("/netloom.v1.NetworkService/CreateNetwork"));
         assert!(!grpc("/List"));
         assert!(!grpc("/v1/ListOfMine"));

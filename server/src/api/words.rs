@@ -15,7 +15,11 @@ use crate::events::Start;
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller> {
     let caller = extensions.get::<auth::Caller>();
     let caller = caller.ok_or_else(|| Error::new(ErrorReason::Unauthenticated, "the caller is not known"))?;
-    Ok(Caller { actor: caller.actor.clone(), trace: trace(extensions).to_owned() })
+    let may_write = match caller.access {
+        auth::Access::Full => true,
+        auth::Access::Read => false,
+    };
+    Ok(Caller { actor: caller.actor.clone(), trace: trace(extensions).to_owned(), may_write })
 }
 
 /// The request's id in the log.

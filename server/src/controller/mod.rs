@@ -5,6 +5,7 @@
 //! while its maker still waits; afterwards it stays, and its status says why it is not ready.
 
 mod claims;
+mod diagnose;
 mod edit;
 mod inside;
 mod intent;
@@ -58,6 +59,8 @@ pub struct Caller {
     pub actor: String,
     /// The request's id in the log.
     pub trace: String,
+    /// Whether it may do more than read.
+    pub may_write: bool,
 }
 
 /// What every write may ask for beside its changes.
@@ -346,7 +349,7 @@ impl Controller {
             })
             .collect();
         let context = self.context(&[]).await?;
-        let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into() };
+        let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into(), may_write: true };
         let (undo, _) = self
             .intent
             .write(|before| {

@@ -23,6 +23,7 @@ pub mod private;
 pub mod probe;
 pub mod process;
 pub mod socket;
+pub mod stranger;
 pub mod sysctl;
 pub mod testhost;
 pub mod thread;

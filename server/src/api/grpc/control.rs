@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use futures_util::stream::{self, Stream};
-use netloom_api::{ApplyRequest, FromPb as _, Path, ToPb as _, pb};
+use netloom_api::{ApplyRequest, DiagnoseRequest, FromPb as _, Path, ToPb as _, pb};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Status, async_trait};
 
@@ -56,6 +56,15 @@ impl pb::control_service_server::ControlService for Door {
 
     async fn get_topology(&self, _request: Request<pb::GetTopologyRequest>) -> Answer<pb::Topology> {
         answer(Ok(self.controller.topology().to_pb()))
+    }
+
+    async fn diagnose(&self, request: Request<pb::DiagnoseRequest>) -> Answer<pb::DiagnoseResponse> {
+        let found = async {
+            let (caller, message) = open(request)?;
+            let request = DiagnoseRequest::from_pb(message, &Path::root())?;
+            Ok(self.controller.diagnose(request, &caller).await?.to_pb())
+        };
+        answer(found.await)
     }
 
     async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> Answer<pb::ListEventsResponse> {

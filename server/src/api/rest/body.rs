@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, request::Parts};
-use netloom_api::{ApplyRequest, Draft, ErrorReason, Name, Path as FieldPath};
+use netloom_api::{ApplyRequest, DiagnoseRequest, Draft, ErrorReason, Name, Path as FieldPath};
 use serde_json::Value;
 
 use crate::api::door::DoorNoun;
@@ -41,6 +41,14 @@ impl Body for ApplyRequest {
 
     fn read(value: Value) -> Result<Self> {
         Ok(ApplyRequest::from_json(value)?)
+    }
+}
+
+impl Body for DiagnoseRequest {
+    const TYPES: &'static [&'static str] = &[JSON];
+
+    fn read(value: Value) -> Result<Self> {
+        Ok(DiagnoseRequest::from_json(value)?)
     }
 }
 

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use netloom_api::{
-    Allocation, ApplyRequest, ApplyResponse, Export, ListPage, NamespaceState, Owner, Topology,
+    Allocation, ApplyRequest, ApplyResponse, DiagnoseRequest, DiagnoseResponse, Export, ListPage,
+    NamespaceState, Owner, Topology,
 };
 use utoipa::openapi::path::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
@@ -46,6 +47,11 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         "Get what stands and how it hangs together, as a graph",
     )
     .answers(200, &named::<Topology>(), "Nodes and edges, sorted.", &[]);
+    let diagnose = Op::new("diagnose", "control", "Say why a packet does not arrive, or that it does")
+        .about("Walks the way from the sender outward. It reads, unless a probe is asked for, which needs the right to write.")
+        .sends(DiagnoseRequest::TYPES, &named::<DiagnoseRequest>(), "Who sends, and who shall receive.")
+        .answers(200, &named::<DiagnoseResponse>(), "What was looked at, and what was found.", &[])
+        .refuses(&[422]);
     let allocations = Op::new("list_allocations", "allocations", "List used addresses")
         .asks::<Allocations>()
         .answers(200, &called::<ListPage<Allocation>>("AllocationList"), "A page.", &[]);
@@ -58,6 +64,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .routes(export.at(HttpMethod::Get, "/v1/export", self::export))
         .routes(state.at(HttpMethod::Get, "/v1/namespaces/{name}/state", self::state))
         .routes(topology.at(HttpMethod::Get, "/v1/topology", self::topology))
+        .routes(diagnose.at(HttpMethod::Post, "/v1/diagnose", self::diagnose))
         .routes(allocations.at(HttpMethod::Get, "/v1/allocations", self::allocations))
         .routes(allocation.at(HttpMethod::Get, "/v1/allocations/{name}", self::allocation))
 }
@@ -81,6 +88,15 @@ async fn state(State(door): State<Door>, Named(name): Named, Asked(Nothing): Ask
 
 async fn topology(State(door): State<Door>, Asked(Nothing): Asked<Nothing>) -> Answer {
     Ok(Json(door.controller.topology()).into_response())
+}
+
+async fn diagnose(
+    State(door): State<Door>,
+    Who(caller): Who,
+    Asked(Nothing): Asked<Nothing>,
+    Sent(request): Sent<DiagnoseRequest>,
+) -> Answer {
+    Ok(Json(door.controller.diagnose(request, &caller).await?).into_response())
 }
 
 async fn allocations(State(door): State<Door>, Asked(Allocations(query)): Asked<Allocations>) -> Answer {

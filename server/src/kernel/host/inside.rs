@@ -22,7 +22,7 @@ use super::{
     tc,
 };
 use crate::{
-    hostnet::{Action, Address, Facts, FailureSort, Mark, Outcome, Route, Stack, Step, Sysctl},
+    hostnet::{Action, Address, Facts, FailureSort, LinkChange, Mark, Outcome, Route, Stack, Step, Sysctl},
     kernel::{
         announce,
         extack::KernelError,
@@ -203,8 +203,18 @@ impl<'a> Run<'a> {
                 }
                 return self.note(at, step, done());
             }
-            Action::SetLink { .. }
-            | Action::AddAddress(_)
+            Action::SetLink { stack: _, link, change } => {
+                // A link must be a port before it can be told how to be one.
+                if let LinkChange { master: Some(Some(_)), hairpin: Some(_), .. } = change {
+                    let enslave = LinkChange { hairpin: None, ..change.clone() };
+                    match self.change(link, &enslave, step.uid) {
+                        Ok(message) => self.pending.push(Pending { at, step, message }),
+                        Err(outcome) => return self.note(at, step, outcome),
+                    }
+                }
+                self.change(link, change, step.uid)
+            }
+            Action::AddAddress(_)
             | Action::DeleteAddress(_)
             | Action::AddRoute(_)
             | Action::DeleteRoute(_) => self.message(step),
@@ -258,16 +268,6 @@ impl<'a> Run<'a> {
     fn message(&mut self, step: &Step) -> Result<NetlinkMessage<RouteNetlinkMessage>, Outcome> {
         use RouteNetlinkMessage as M;
         Ok(match &step.action {
-            Action::SetLink { stack: _, link, change } => {
-                let index = self.index(link, step.uid)?;
-                let master = match &change.master {
-                    Some(Some(bridge)) => Some(self.index(bridge, None)?),
-                    Some(None) | None => None,
-                };
-                let message = message::change(index, change, master);
-                // What a port is told lies in the link's info, which RTM_SETLINK passes over in silence.
-                request(if change.hairpin.is_some() { M::NewLink(message) } else { M::SetLink(message) })
-            }
             Action::AddAddress(Address { stack: _, link, net }) => {
                 create(M::NewAddress(message::address(self.index(link, step.uid)?, *net)))
             }
@@ -278,6 +278,25 @@ impl<'a> Run<'a> {
             Action::DeleteRoute(route) => request(M::DelRoute(self.route(route, step.uid)?)),
             other => return Err(passing(format!("{other:?} is no message"))),
         })
+    }
+
+    fn change(
+        &mut self,
+        link: &IfName,
+        change: &LinkChange,
+        owner: Option<Uid>,
+    ) -> Result<NetlinkMessage<RouteNetlinkMessage>, Outcome> {
+        let index = self.index(link, owner)?;
+        let master = match &change.master {
+            Some(Some(bridge)) => Some(self.index(bridge, None)?),
+            Some(None) | None => None,
+        };
+        let message = message::change(index, change, master);
+        // What a port is told lies in the link's info, which RTM_SETLINK passes over in silence.
+        Ok(request(match change.hairpin {
+            Some(_) => RouteNetlinkMessage::NewLink(message),
+            None => RouteNetlinkMessage::SetLink(message),
+        }))
     }
 
     fn route(

@@ -6,6 +6,7 @@ mod facts;
 mod flows;
 mod inside;
 mod link;
+mod look;
 mod message;
 mod namespace;
 mod observe;
@@ -20,21 +21,26 @@ mod tc;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
-use netloom_api::{AdoptedSource, Name, Namespace, NamespaceState, ProcessState, SysctlKey, Sysctls, Uid};
+use netloom_api::{
+    AdoptedSource, DiagnoseProtocol, Name, Namespace, NamespaceState, ProcessState, SysctlKey, Sysctls, Uid,
+};
 
 use super::{
     adopt::{self, AdoptError, FindError},
-    netns::{Namespaces, NetnsError},
+    netns::{self, Namespaces, NetnsError},
     nft::NftError,
+    probe,
     socket::RouteSocket,
 };
 use crate::{
+    diagnose::{ProbePlan, seen::Seen},
     hostnet::{Features, HostNet, Mark, Outcome, Stack, Step},
     reconcile::Host,
     want::HostFacts,
@@ -43,6 +49,9 @@ use crate::{
 use flows::FlowForgetter;
 use rules::RulesWriter;
 pub use settings::{Place, SettingsError};
+
+/// How long a probe waits for an answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The kernel; cheap to clone. Its calls block; make them on threads that may.
 #[derive(Clone)]
@@ -185,6 +194,30 @@ impl Kernel {
     /// What one stack has, now.
     pub fn state(&self, stack: &Stack, world: &World) -> Result<NamespaceState, String> {
         state::state(&self.0, stack, world)
+    }
+
+    /// Everything in these stacks that may matter to a packet.
+    pub fn look(&self, stacks: &BTreeSet<Stack>) -> Result<Seen, String> {
+        look::look(&self.0, stacks)
+    }
+
+    /// Sends what a diagnosis wants to know, and says what came of it.
+    pub fn try_out(&self, plan: &ProbePlan) -> Result<probe::Verdict, String> {
+        let namespace = match &plan.stack {
+            Stack::Host => netns::own().map_err(|error| error.to_string())?,
+            Stack::Namespace(name) => self.0.open(name).map_err(|error| error.to_string())?,
+        };
+        let to = |port| std::net::SocketAddr::new(plan.target, port);
+        let tried = match (plan.protocol, plan.port) {
+            (DiagnoseProtocol::Tcp, Some(port)) => {
+                probe::tcp_exchange_from(&namespace, plan.source, to(port), PROBE_PATIENCE)
+            }
+            (DiagnoseProtocol::Udp, Some(port)) => {
+                probe::udp_exchange_from(&namespace, plan.source, to(port), PROBE_PATIENCE)
+            }
+            (_, _) => probe::ping(&namespace, plan.target, PROBE_PATIENCE),
+        };
+        tried.map_err(|error| error.to_string())
     }
 
     /// Removes everything that bears our marks, and nothing else; tells what, in the words of `ip` and `nft`.

@@ -12,9 +12,11 @@
 
 mod element;
 mod expr;
+pub(in crate::kernel) mod foreign;
 mod layout;
 mod skeleton;
 pub(in crate::kernel) mod socket;
+pub(in crate::kernel) mod stranger;
 #[cfg(test)]
 mod tests;
 pub(in crate::kernel) mod uapi;

@@ -23,6 +23,12 @@ fn cases() -> Vec<Case> {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({"name": "a", "spec": spec})
     };
+    let source = |adopted: Value| json!({"name": "x", "spec": {"source": {"adopted": adopted}}});
+    let sysctls = |settings: Value| json!({"name": "x", "spec": {"sysctls": settings}});
+    let many: Value = (0..65)
+        .map(|n| (format!("net.ipv4.setting_{n}"), json!("1")))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let forward = |listen: Value| json!({"name": "f", "spec": {"protocol": "tcp", "listen": listen, "target": {"attachment": "red0"}}});
     let from_sources = |sources: Value| json!({"name": "f", "spec": {"protocol": "udp", "listen": {"port": 9}, "target": {"attachment": "red0"}, "sources": sources}});
     vec![
@@ -39,6 +45,62 @@ fn cases() -> Vec<Case> {
         ("POST", ns, json!({"name": "host"}), 400, inv, "name"),
         ("POST", ns, json!({"name": "x", "color": "red"}), 400, inv, "color"),
         ("POST", ns, json!({"name": "x", "spec": {"mtu": 1}}), 400, inv, "mtu"),
+        ("POST", ns, json!({"name": "x", "spec": {"source": {}}}), 400, inv, "spec.source"),
+        ("POST", ns, json!({"name": "x", "spec": {"source": {"made": {}}}}), 400, inv, "spec.source"),
+        ("POST", ns, source(json!({})), 400, inv, "spec.source.adopted"),
+        ("POST", ns, source(json!({"path": "/run/netns/x", "pid": 1})), 400, inv, "spec.source.adopted"),
+        ("POST", ns, source(json!({"pid": -1})), 400, inv, "spec.source.adopted.pid"),
+        ("POST", ns, source(json!({"pid": "1"})), 400, inv, "spec.source.adopted.pid"),
+        ("POST", ns, source(json!({"pid": 5_000_000})), 400, inv, "spec.source.adopted.pid"),
+        ("POST", ns, source(json!({"path": "netns/x"})), 400, inv, "spec.source.adopted.path"),
+        ("POST", ns, source(json!({"path": "/proc/1/ns/net"})), 400, inv, "spec.source.adopted.path"),
+        ("POST", ns, source(json!({"path": "/run/netns/../x"})), 400, inv, "spec.source.adopted.path"),
+        ("POST", ns, source(json!({"path": "/etc/passwd"})), 400, inv, "spec.source.adopted.path"),
+        (
+            "POST",
+            ns,
+            source(json!({"path": "/run/netns/x"})),
+            409,
+            "REFERENCE_NOT_FOUND",
+            "spec.source.adopted.path",
+        ),
+        ("POST", ns, sysctls(json!({"kernel.hostname": "x"})), 400, inv, "spec.sysctls"),
+        ("POST", ns, sysctls(json!({"net.core.rmem_max": "1"})), 400, inv, "spec.sysctls"),
+        ("POST", ns, sysctls(json!({"net.ipv6.conf.eth0.accept_ra": "1"})), 400, inv, "spec.sysctls"),
+        (
+            "POST",
+            ns,
+            sysctls(json!({"net.ipv4.ip_forward": 1})),
+            400,
+            inv,
+            "spec.sysctls.net.ipv4.ip_forward",
+        ),
+        ("POST", ns, sysctls(json!({"net.ipv4.ip_forward": ""})), 400, inv, "spec.sysctls"),
+        (
+            "POST",
+            ns,
+            sysctls(json!({"net.ipv4.ip_forward": "1", "net/ipv4/ip_forward": "0"})),
+            400,
+            inv,
+            "spec.sysctls",
+        ),
+        (
+            "POST",
+            ns,
+            sysctls(json!({"net.ipv4.ip_forward": "yes"})),
+            400,
+            inv,
+            "spec.sysctls.net.ipv4.ip_forward",
+        ),
+        ("POST", ns, sysctls(many), 400, inv, "spec.sysctls"),
+        (
+            "PATCH",
+            "/v1/namespaces/red",
+            json!({"spec": {"source": {"adopted": {"pid": 1}}}}),
+            422,
+            "IMMUTABLE_FIELD",
+            "spec.source",
+        ),
         ("POST", ns, json!({"name": "x", "kind": "Network"}), 400, inv, "kind"),
         ("POST", ns, json!({"name": "x", "labels": {"a b": "c"}}), 400, inv, "labels"),
         ("POST", ns, json!({"name": "x", "owner": "two words"}), 400, inv, "owner"),

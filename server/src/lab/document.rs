@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use netloom_api::{AnyDraft, Documents};
+use netloom_api::{AnyDraft, Documents, NetnsPath};
 use serde::Deserialize;
 
 /// Everything that the files say.
@@ -21,6 +21,9 @@ pub(super) struct LabSpec {
     /// The LAN that the host is on.
     #[serde(default)]
     pub(super) lan: Option<LanDocument>,
+    /// Namespaces that somebody else has made, as a container runtime would.
+    #[serde(default)]
+    pub(super) containers: Vec<NetnsPath>,
     /// What is expected; when nothing is, the matrix is only shown.
     #[serde(default)]
     pub(super) expect: Vec<Expectation>,

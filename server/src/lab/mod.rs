@@ -15,14 +15,14 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use netloom_api::TopologyFormat;
+use netloom_api::{NetnsPath, TopologyFormat};
 
 use crate::{
     command,
     config::{Config, Lab, Settings},
     controller::{Caller, Change, WriteOptions},
     daemon::{self, Daemon},
-    kernel::{lan, private},
+    kernel::{lan, netns::Namespaces, private},
     telemetry,
 };
 use document::{Files, LabSpec, LanDocument};
@@ -65,6 +65,7 @@ async fn run(options: &Lab, settings: &Settings, documents: Files) -> anyhow::Re
     daemon::raise_file_limit();
     let spec = documents.spec.clone().unwrap_or_default();
     let lan = spec.lan.as_ref().map(build_lan).transpose()?;
+    spec.containers.iter().try_for_each(build_container)?;
     let mut daemon = Daemon::start(&config).await?;
     daemon.booted().await?;
     apply(&daemon, documents).await?;
@@ -131,6 +132,17 @@ async fn apply(daemon: &Daemon, documents: Files) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A namespace with nothing in it, under a path that netloom does not manage.
+fn build_container(path: &NetnsPath) -> anyhow::Result<()> {
+    let whole = Path::new(path.as_str());
+    let (Some(folder), Some(name)) = (whole.parent(), whole.file_name()) else {
+        anyhow::bail!("{path} names no namespace");
+    };
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let made = Namespaces::at(folder).create(&name.to_string_lossy());
+    made.map(drop).with_context(|| format!("the lab's container {path} cannot be made"))
 }
 
 fn build_lan(document: &LanDocument) -> anyhow::Result<lan::Lan> {

@@ -5,8 +5,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 use crate::kernel::netns::*;
+use crate::kernel::process::{Inode, pids_in};
 use crate::kernel::socket::RouteSocket;
-use crate::kernel::testhost::{cannot_run, on_private_host, on_private_host_of_ordinary_user};
+use crate::kernel::testhost::{Workload, cannot_run, on_private_host, on_private_host_of_ordinary_user};
 use crate::kernel::thread;
 
 fn names(spaces: &Namespaces) -> Vec<(String, EntryKind)> {
@@ -281,4 +282,28 @@ fn ip(arguments: &[&str]) -> Option<String> {
     let output = std::process::Command::new("ip").args(arguments).output().ok()?;
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+#[ignore = "prints numbers: cargo test -p netloom-server -- --ignored --nocapture how_long_it_takes_to_see"]
+fn how_long_it_takes_to_see_who_is_inside() {
+    on_private_host(|| {
+        let red = Namespaces::default().create("red").unwrap();
+        let inside = Workload::start_in(red.fd.try_clone().unwrap()).unwrap();
+        let metadata = fs::File::from(red.fd.try_clone().unwrap()).metadata().unwrap();
+        let wanted = Inode::from(&metadata);
+        let mut others = Vec::new();
+        for count in [0, 100, 500] {
+            others.extend((others.len()..count).map(|_| Workload::start_in(own().unwrap()).unwrap()));
+            let mut times: Vec<_> = (0..50)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    assert_eq!(pids_in(|inode| inode == wanted).unwrap(), [inside.pid()]);
+                    start.elapsed()
+                })
+                .collect();
+            times.sort();
+            println!("among {count} other processes: {:?} (median of 50)", times[25]);
+        }
+    });
 }

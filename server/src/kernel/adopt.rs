@@ -16,7 +16,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 
 use super::netns::{NetnsError, check_kind, cookie, open_beneath, own_cookie};
-use super::process::{Inode, namespace_of, pids_in};
+use super::process::{namespace_of, pids_in};
 use super::socket::errno_of;
 use crate::world::Adoption;
 
@@ -86,8 +86,7 @@ pub fn find(adoption: &Adoption, roots: &[PathBuf]) -> Result<OwnedFd, FindError
     {
         return Ok(fd);
     }
-    let same = |inode: Inode| inode.number == adoption.inode;
-    for pid in pids_in(same).map_err(|error| unknown(&error))? {
+    for pid in pids_in(adoption.inode).map_err(|error| unknown(&error))? {
         if let Ok(fd) = of_process(pid)
             && is_it(&fd, adoption)
         {

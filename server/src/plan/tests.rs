@@ -1,6 +1,6 @@
 //! What holds of every plan, tried on worlds made at random.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use netloom_api::{
     AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
@@ -14,7 +14,7 @@ use crate::{
     controller::{Change, edit_for_tests},
     hostnet::{Features, HostNet, Mark, Sysctl, rules::Skeleton},
     want::{HostFacts, Surroundings, everything, scope_of, want},
-    world::World,
+    world::{Adoption, AnyStored, World},
 };
 
 /// A small world: which networks have what, who is attached where, and what is published.
@@ -125,6 +125,67 @@ fn surroundings() -> Surroundings {
 
 fn wanted(world: &World) -> HostNet {
     want(world, &everything(world), &surroundings())
+}
+
+/// `ns0` as an adopted namespace with a setting that it had otherwise before.
+fn adopted(world: &World, set: &[(&str, &str)], dying: bool) -> World {
+    let mut object = (**world.get::<Namespace>(&name("ns0".into())).unwrap()).clone();
+    let settings = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    object.spec.sysctls = settings.collect::<BTreeMap<_, _>>().try_into().unwrap();
+    let before = [
+        ("net.ipv4.ip_forward", "0"),
+        ("net.ipv4.conf.all.rp_filter", "2"),
+        ("net.ipv4.conf.eth0.rp_filter", "2"),
+    ];
+    object.alloc.before = before.map(|(key, value)| (key.parse().unwrap(), value.to_owned())).into();
+    object.alloc.adopted = Some(Adoption { boot: "b".into(), cookie: 7, inode: 1, path: None });
+    object.meta.delete_time = dying.then(|| Timestamp::from_micros(1));
+    let mut world = world.clone();
+    world.put(AnyStored::Namespace(Arc::new(object)));
+    world
+}
+
+#[test]
+fn an_adopted_namespace_is_set_up_once_and_let_go_as_it_was() {
+    let recipe = Recipe { namespaces: 1, networks: vec![], attachments: vec![], forwards: vec![] };
+    let plain = world(&recipe, &World::default());
+    let settings = [
+        ("net.ipv4.conf.all.rp_filter", "1"),
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv4.conf.eth0.rp_filter", "1"),
+    ];
+    let lines = |have: &HostNet, world: &World| -> Vec<String> {
+        let lines = plan(have, &wanted(world)).steps.into_iter().map(|step| step.to_string());
+        // The daemon's own port is the host's.
+        lines.filter(|line| !line.starts_with("nft")).collect()
+    };
+    let living = adopted(&plain, &settings, false);
+    let set = |key: &str, value: &str| format!("ip netns exec ns0 sysctl -w net.ipv4.{key}={value}");
+    let made = lines(&bare(), &living);
+    assert_eq!(
+        made,
+        [
+            "adopt ns0 (netns cookie 7)".to_owned(),
+            // It writes the others.
+            set("ip_forward", "1"),
+            set("conf.all.rp_filter", "1"),
+            set("conf.eth0.rp_filter", "1"),
+        ]
+    );
+    let have = after(bare(), &wanted(&living));
+    assert_eq!(have, wanted(&living));
+    let fewer = adopted(&plain, &settings[1..], false);
+    assert_eq!(lines(&have, &fewer), [set("conf.all.rp_filter", "2")]);
+    let left = lines(&have, &adopted(&plain, &settings, true));
+    assert_eq!(
+        left,
+        [
+            set("ip_forward", "0"),
+            set("conf.all.rp_filter", "2"),
+            set("conf.eth0.rp_filter", "2"),
+            "release ns0".to_owned(),
+        ]
+    );
 }
 
 fn bare() -> HostNet {

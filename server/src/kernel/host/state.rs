@@ -19,7 +19,7 @@ use super::{
 use crate::{
     hostnet::{Mark, PROTOCOL, Stack},
     kernel::{
-        process::{self, Inode},
+        process,
         socket::{DumpError, RouteSocket},
         thread,
     },
@@ -62,8 +62,7 @@ pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<Names
 pub(super) fn processes(namespace: &OwnedFd, most: usize) -> Result<(Vec<ProcessState>, usize), String> {
     let failed = |error: &dyn std::fmt::Display| format!("the processes inside are not known: {error}");
     let stat = fstat(namespace).map_err(|errno| failed(&errno))?;
-    let wanted = Inode { device: stat.st_dev, number: stat.st_ino };
-    let pids = process::pids_in(|inode| inode == wanted).map_err(|error| failed(&error))?;
+    let pids = process::pids_in(stat.st_ino).map_err(|error| failed(&error))?;
     Ok((pids.iter().filter_map(|pid| process::describe(*pid)).take(most).collect(), pids.len()))
 }
 

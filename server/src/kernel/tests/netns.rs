@@ -1,11 +1,11 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 use crate::kernel::netns::*;
-use crate::kernel::process::{Inode, pids_in};
+use crate::kernel::process::pids_in;
 use crate::kernel::socket::RouteSocket;
 use crate::kernel::testhost::{Workload, cannot_run, on_private_host, on_private_host_of_ordinary_user};
 use crate::kernel::thread;
@@ -290,20 +290,19 @@ fn how_long_it_takes_to_see_who_is_inside() {
     on_private_host(|| {
         let red = Namespaces::default().create("red").unwrap();
         let inside = Workload::start_in(red.fd.try_clone().unwrap()).unwrap();
-        let metadata = fs::File::from(red.fd.try_clone().unwrap()).metadata().unwrap();
-        let wanted = Inode::from(&metadata);
+        let inode = fs::File::from(red.fd.try_clone().unwrap()).metadata().unwrap().ino();
         let mut others = Vec::new();
         for count in [0, 100, 500] {
             others.extend((others.len()..count).map(|_| Workload::start_in(own().unwrap()).unwrap()));
             let mut times: Vec<_> = (0..50)
                 .map(|_| {
                     let start = std::time::Instant::now();
-                    assert_eq!(pids_in(|inode| inode == wanted).unwrap(), [inside.pid()]);
+                    assert_eq!(pids_in(inode).unwrap(), [inside.pid()]);
                     start.elapsed()
                 })
                 .collect();
             times.sort();
-            println!("among {count} other processes: {:?} (median of 50)", times[25]);
+            println!("among {count} other processes: {:?} at best, {:?} median of 50", times[0], times[25]);
         }
     });
 }

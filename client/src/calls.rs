@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use netloom_api::{
     Allocation, AnyDraft, ApplyRequest, ApplyResponse, DiagnoseRequest, DiagnoseResponse, Draft, Event,
-    EventPage, Export, FromPb, ListPage, Name, NamespaceState, Object, Owner, Path, ToPb as _, Topology,
-    Version, Violations, pb,
+    EventPage, Export, FromPb, ListPage, Name, NamespaceState, Object, Owner, Path, PlanResponse, ToPb as _,
+    Topology, Version, Violations, pb,
 };
 use pb::{allocation_service_client::AllocationServiceClient, control_service_client::ControlServiceClient};
 
@@ -100,25 +100,26 @@ impl Client {
         self.write(wait, N::delete(self.transport.clone(), name.clone(), options)).await
     }
 
-    /// Makes the named objects be as given: all or none, in any order.
+    /// Makes the named objects be as given, in any order.
     pub async fn apply(
         &self,
         request: ApplyRequest,
         options: WriteOptions,
     ) -> Result<ApplyResponse, ClientError> {
-        let ApplyRequest { objects, owner } = request;
-        let request = pb::ApplyRequest {
-            objects: objects.iter().map(AnyDraft::to_pb).collect(),
-            owner: owner.map(String::from),
-            options: Some(options.to_pb()),
-        };
+        let request = pb::ApplyRequest { options: Some(options.to_pb()), ..request.to_pb() };
         let reply = async { read(self.control().apply(request).await?) };
         self.write(options.wait, reply).await
     }
 
-    /// All intent, or that of one owner, sorted by kind and name.
-    pub async fn export(&self, owner: Option<Owner>) -> Result<Export, ClientError> {
-        let request = pb::ExportRequest { owner: owner.map(String::from) };
+    /// What an apply of the same request would do; nothing changes.
+    pub async fn plan(&self, request: ApplyRequest) -> Result<PlanResponse, ClientError> {
+        let request: pb::PlanRequest = request.to_pb();
+        self.ask(async { read(self.control().plan(request).await?) }).await
+    }
+
+    /// All intent, or that of one owner, sorted by kind and name; `pinned`: with what netloom chose.
+    pub async fn export(&self, owner: Option<Owner>, pinned: bool) -> Result<Export, ClientError> {
+        let request = pb::ExportRequest { owner: owner.map(String::from), pinned };
         let pb::ExportResponse { version, objects } =
             self.ask(async { Ok(self.control().export(request).await?.into_inner()) }).await?;
         let here = Path::root().field("objects");

@@ -24,6 +24,7 @@ pub fn main() -> ExitCode {
         Outcome::Done => Ok(Exit::Done),
         Outcome::NotReady => Ok(Exit::NotReady),
         Outcome::NotReached => Ok(Exit::NotReached),
+        Outcome::Partly => Ok(Exit::Refused),
         Outcome::Become(command) => match command.run()? {},
     });
     let exit = outcome.unwrap_or_else(|error| fault::report(&error));

@@ -164,6 +164,8 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",
         ErrorReason::Overlap => "leave the subnet out and a free one is chosen",
         ErrorReason::RouteTaken => "leave the metric out and a free one is chosen",
+        ErrorReason::OwnedByOther => "--take-ownership takes it over",
+        ErrorReason::RevisionMismatch => "`netloom plan` shows what would be done now",
         ErrorReason::EtagMismatch => "somebody else changed it; look again before you repeat",
         ErrorReason::BeingDeleted | ErrorReason::Unavailable => "try again in a moment",
         ErrorReason::Internal => "this is a defect of netloom; `journalctl -u netloomd` has more",

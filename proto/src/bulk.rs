@@ -1,6 +1,4 @@
-//! Many objects at once: apply, export, lists, and what a change would do.
-
-use std::str::FromStr;
+//! Many objects at once: apply, plan, export and lists.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +14,7 @@ use crate::{
     network::Network,
     object::{Draft, Kind, Noun, Object},
     pb,
+    plan::{Plan, PlannedChange},
     port_forward::PortForward,
     problem::Violations,
     reservation::Reservation,
@@ -24,65 +23,6 @@ use crate::{
 
 /// An apply or a list of drafts holds at most this many objects.
 const APPLY_MAX: usize = 10_000;
-
-/// What a write changes: intent first, then the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Plan {
-    /// One line per object, in the order of the request.
-    #[serde(default)]
-    pub changes: Vec<PlannedChange>,
-    /// The kernel steps in order, in the words of `ip` and `nft`.
-    #[serde(default)]
-    pub steps: Vec<String>,
-}
-
-/// The fate of one object in a plan or an apply.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct PlannedChange {
-    /// What happens to it.
-    pub action: Action,
-    /// The noun.
-    pub kind: Kind,
-    /// The object's name.
-    pub name: Name,
-}
-
-/// What happens to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// It is new.
-    Created,
-    /// Its intent changes.
-    Updated,
-    /// It goes.
-    Deleted,
-    /// It is already so.
-    Unchanged,
-}
-
-impl Action {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Action::Created => "created",
-            Action::Updated => "updated",
-            Action::Deleted => "deleted",
-            Action::Unchanged => "unchanged",
-        }
-    }
-}
-
-impl FromStr for Action {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = [Action::Created, Action::Updated, Action::Deleted, Action::Unchanged];
-        known
-            .into_iter()
-            .find(|action| action.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not an action"))
-    }
-}
 
 /// Makes the sum of all nouns, once for drafts and once for objects.
 macro_rules! any_noun {
@@ -263,6 +203,17 @@ pub struct ApplyRequest {
     pub objects: Vec<AnyDraft>,
     /// Written into every object that names no owner.
     pub owner: Option<Owner>,
+    /// Delete what `owner`, which is required then, has beside the named objects.
+    #[schema(default = false)]
+    pub prune: bool,
+    /// Take objects over that another owner holds; else they are refused.
+    #[schema(default = false)]
+    pub take_ownership: bool,
+    /// All or none. False: what can be done is done, and each change says why it failed if it did.
+    #[schema(default = true)]
+    pub atomic: bool,
+    /// Refuse when the database's count of intent is another.
+    pub expect_revision: Option<i64>,
 }
 
 /// An object of any noun as a caller sends it; `kind` tells which, and `spec` is of that noun.
@@ -296,6 +247,20 @@ fn empty_annotations(annotations: &crate::Annotations) -> bool {
 }
 
 impl ApplyRequest {
+    /// These objects, all or none, and nothing else.
+    pub fn new(objects: Vec<AnyDraft>) -> Self {
+        let (owner, expect_revision) = (None, None);
+        Self { objects, owner, prune: false, take_ownership: false, atomic: true, expect_revision }
+    }
+
+    fn checked(self, at: &Path) -> Result<Self, Violations> {
+        if self.prune && self.owner.is_none() {
+            let why = "is required to prune: only that owner's objects are deleted";
+            return Err(Violations::one(at.field("owner").to_string(), why));
+        }
+        Ok(self)
+    }
+
     /// Reads the body of an apply. Also takes what an export gives.
     pub fn from_json(value: Value) -> Result<Self, Violations> {
         #[derive(Deserialize)]
@@ -306,8 +271,17 @@ impl ApplyRequest {
             objects: Vec<Value>,
             #[serde(default)]
             owner: Option<Owner>,
+            #[serde(default)]
+            prune: bool,
+            #[serde(default)]
+            take_ownership: bool,
+            #[serde(default)]
+            atomic: Option<bool>,
+            #[serde(default)]
+            expect_revision: Option<i64>,
         }
-        let Wire { version, objects, owner } = crate::object::read_json(value, &Path::root())?;
+        let Wire { version, objects, owner, prune, take_ownership, atomic, expect_revision } =
+            crate::object::read_json(value, &Path::root())?;
         if version.is_some_and(|version| version != "v1") {
             return Err(Violations::one("version", "must be \"v1\""));
         }
@@ -315,7 +289,8 @@ impl ApplyRequest {
         check_count(objects.len(), &here)?;
         let drafts =
             objects.into_iter().enumerate().map(|(index, one)| AnyDraft::from_json(one, &here.item(index)));
-        Ok(Self { objects: drafts.collect::<Result<_, _>>()?, owner })
+        let (objects, atomic) = (drafts.collect::<Result<_, _>>()?, atomic.unwrap_or(true));
+        Self { objects, owner, prune, take_ownership, atomic, expect_revision }.checked(&Path::root())
     }
 }
 
@@ -331,19 +306,55 @@ fn check_count(count: usize, at: &Path) -> Result<(), Violations> {
 
 impl FromPb<pb::ApplyRequest> for ApplyRequest {
     fn from_pb(message: pb::ApplyRequest, at: &Path) -> Result<Self, Violations> {
-        let pb::ApplyRequest { objects, owner, options: _ } = message;
+        let pb::ApplyRequest { objects, owner, options: _, prune, take_ownership, atomic, expect_revision } =
+            message;
         let here = at.field("objects");
         check_count(objects.len(), &here)?;
-        Ok(Self { objects: list(objects, &here)?, owner: optional(owner, &at.field("owner"))? })
+        let (objects, owner) = (list(objects, &here)?, optional(owner, &at.field("owner"))?);
+        let atomic = atomic.unwrap_or(true);
+        Self { objects, owner, prune, take_ownership, atomic, expect_revision }.checked(at)
+    }
+}
+
+impl FromPb<pb::PlanRequest> for ApplyRequest {
+    fn from_pb(message: pb::PlanRequest, at: &Path) -> Result<Self, Violations> {
+        let pb::PlanRequest { objects, owner, prune, take_ownership, atomic, expect_revision } = message;
+        let options = None;
+        let same =
+            pb::ApplyRequest { objects, owner, options, prune, take_ownership, atomic, expect_revision };
+        Self::from_pb(same, at)
+    }
+}
+
+impl ToPb<pb::ApplyRequest> for ApplyRequest {
+    fn to_pb(&self) -> pb::ApplyRequest {
+        let Self { objects, owner, prune, take_ownership, atomic, expect_revision } = self;
+        pb::ApplyRequest {
+            objects: all(objects),
+            owner: owner.clone().map(String::from),
+            options: None,
+            prune: *prune,
+            take_ownership: *take_ownership,
+            atomic: Some(*atomic),
+            expect_revision: *expect_revision,
+        }
+    }
+}
+
+impl ToPb<pb::PlanRequest> for ApplyRequest {
+    fn to_pb(&self) -> pb::PlanRequest {
+        let pb::ApplyRequest { objects, owner, options: _, prune, take_ownership, atomic, expect_revision } =
+            self.to_pb();
+        pb::PlanRequest { objects, owner, prune, take_ownership, atomic, expect_revision }
     }
 }
 
 /// What an apply did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ApplyResponse {
-    /// One per object, in the order of the request.
+    /// One per object, in the order of the request; then what was pruned.
     pub changes: Vec<PlannedChange>,
-    /// The objects as they are now, in the same order.
+    /// The objects as they are now, in the same order; what was deleted as it was, and none of what could not be made.
     pub objects: Vec<AnyObject>,
     /// The database's count of intent after the apply.
     pub revision: i64,
@@ -371,42 +382,6 @@ pub struct ListPage<T> {
     pub next_page_token: Option<String>,
     /// The position in the event log that this page is from; a watch starts after it.
     pub seq: i64,
-}
-
-impl FromPb<pb::Plan> for Plan {
-    fn from_pb(message: pb::Plan, at: &Path) -> Result<Self, Violations> {
-        let pb::Plan { changes, steps } = message;
-        Ok(Self { changes: list(changes, &at.field("changes"))?, steps })
-    }
-}
-
-impl ToPb<pb::Plan> for Plan {
-    fn to_pb(&self) -> pb::Plan {
-        let Self { changes, steps } = self;
-        pb::Plan { changes: all(changes), steps: steps.clone() }
-    }
-}
-
-impl FromPb<pb::PlannedChange> for PlannedChange {
-    fn from_pb(message: pb::PlannedChange, at: &Path) -> Result<Self, Violations> {
-        let pb::PlannedChange { action, kind, name } = message;
-        Ok(Self {
-            action: parse(&action, &at.field("action"))?,
-            kind: parse(&kind, &at.field("kind"))?,
-            name: parse(&name, &at.field("name"))?,
-        })
-    }
-}
-
-impl ToPb<pb::PlannedChange> for PlannedChange {
-    fn to_pb(&self) -> pb::PlannedChange {
-        let Self { action, kind, name } = self;
-        pb::PlannedChange {
-            action: action.as_str().to_owned(),
-            kind: kind.to_string(),
-            name: name.to_string(),
-        }
-    }
 }
 
 impl FromPb<pb::ApplyResponse> for ApplyResponse {

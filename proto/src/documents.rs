@@ -80,7 +80,12 @@ impl Documents {
 
     /// What apply takes, and what an export gives; its owner is that of objects without one.
     fn list(&mut self, value: Value) -> Result<(), Wrong> {
-        let ApplyRequest { mut objects, owner } = ApplyRequest::from_json(value).map_err(nameless)?;
+        let request = ApplyRequest::from_json(value).map_err(nameless)?;
+        let ApplyRequest { mut objects, owner, prune, take_ownership, atomic, expect_revision } = request;
+        if prune || take_ownership || !atomic || expect_revision.is_some() {
+            let why = "prune, take_ownership, atomic and expect_revision are said by whoever applies, not by a file";
+            return Err(nameless(Violations::one("", why)));
+        }
         for object in &mut objects {
             let own = object.owner_mut();
             *own = own.take().or_else(|| owner.clone());

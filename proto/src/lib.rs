@@ -22,6 +22,7 @@ mod namespace;
 mod net;
 mod network;
 mod object;
+mod plan;
 mod port_forward;
 mod problem;
 mod reservation;
@@ -35,10 +36,7 @@ mod topology;
 pub use allocation::{Allocation, Holder};
 pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus};
 pub use bandwidth::{BURST_MAX, Bandwidth, FRAME_HEADER, RATE_MAX, RATE_MIN, RateLimit};
-pub use bulk::{
-    Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Export, ExportObject, ListPage, Plan,
-    PlannedChange,
-};
+pub use bulk::{AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Export, ExportObject, ListPage};
 pub use convert::{FromPb, Path, ToPb};
 pub use diagnose::{
     Check, CheckId, CheckStatus, DiagnoseProtocol, DiagnoseRequest, DiagnoseResponse, End, Finding,
@@ -57,6 +55,7 @@ pub use object::{
     Condition, ConditionReason, ConditionStatus, Draft, KIND_NAMES, Kind, Meta, Noun, OUTPUT_ONLY, Object,
     Status,
 };
+pub use plan::{Action, ObjectError, Plan, PlanResponse, PlannedChange, PlannedStep};
 pub use port_forward::{
     Listen, MAX_RANGE_PORTS, MAX_SOURCES, PortForward, PortForwardSpec, PortForwardStatus, PortRange,
     Protocol, Target,

@@ -10,9 +10,9 @@ use utoipa::{
 };
 
 use crate::{
-    bulk::Plan,
     convert::Path,
     ids::{Etag, Uid},
+    plan::Plan,
     problem::Violations,
     text::{Annotations, Labels, Name, Owner},
     time::Timestamp,

@@ -104,6 +104,8 @@ reasons! {
     HasDependents "HAS_DEPENDENTS" 409 FailedPrecondition "Other objects depend on it",
     /// The request names an object that does not exist.
     ReferenceNotFound "REFERENCE_NOT_FOUND" 409 FailedPrecondition "It refers to an object that does not exist",
+    /// Another owner holds the object.
+    OwnedByOther "OWNED_BY_OTHER" 409 FailedPrecondition "Another owner holds it",
     /// A subnet overlaps another network, a pool or a route of the host.
     Overlap "OVERLAP" 409 FailedPrecondition "The subnet overlaps another",
     /// The address belongs to somebody else.
@@ -126,6 +128,8 @@ reasons! {
     Expired "EXPIRED" 410 OutOfRange "The position is no longer kept",
     /// The object has changed since the etag was read.
     EtagMismatch "ETAG_MISMATCH" 412 Aborted "The object has changed",
+    /// Intent has changed since the revision was read.
+    RevisionMismatch "REVISION_MISMATCH" 412 Aborted "Intent has changed",
     /// The body is larger than the limit.
     TooLarge "TOO_LARGE" 413 ResourceExhausted "The request is too large",
     /// The body is not of a type that is understood.

@@ -23,6 +23,12 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The error as that of one object of many.
+    pub fn into_one_of_many(self) -> netloom_api::ObjectError {
+        let Self { reason, detail, metadata, violations } = self;
+        netloom_api::ObjectError { reason, detail, metadata, violations }
+    }
+
     /// An error without metadata or violations.
     pub fn new(reason: ErrorReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), metadata: BTreeMap::new(), violations: Vec::new() }

@@ -1,6 +1,7 @@
 //! Logs and metrics.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,7 +9,11 @@ use netloom_api::{ConditionStatus, KIND_NAMES, Kind, Version};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
 use prometheus_client::metrics::{
-    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info,
+    counter::{ConstCounter, Counter},
+    family::Family,
+    gauge::Gauge,
+    histogram::Histogram,
+    info::Info,
 };
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
@@ -60,6 +65,37 @@ struct ObjectLabels {
     ready: &'static str,
 }
 
+/// What has been asked of the database and of the kernel. Counted for the whole process, by whoever asks.
+#[derive(Debug)]
+pub struct Effort {
+    /// Transactions of the database.
+    pub transactions: AtomicU64,
+    /// Batches of the firewall.
+    pub firewall: AtomicU64,
+    /// Messages, or batches of them, about links, addresses and routes.
+    pub route: AtomicU64,
+}
+
+/// Of this process.
+pub static EFFORT: Effort =
+    Effort { transactions: AtomicU64::new(0), firewall: AtomicU64::new(0), route: AtomicU64::new(0) };
+
+impl Collector for &'static Effort {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = [
+            ("store_transactions", "Transactions of the database.", &self.transactions),
+            ("firewall_batches", "Batches of changes to the firewall.", &self.firewall),
+            ("route_batches", "Batches of messages about links, addresses and routes.", &self.route),
+        ];
+        for (name, help, count) in all {
+            let kind = prometheus_client::metrics::MetricType::Counter;
+            let metric = encoder.encode_descriptor(name, help, None, kind)?;
+            ConstCounter::new(count.load(Ordering::Relaxed)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
 /// How many objects there are, by kind and by whether they are ready.
 #[derive(Debug, Default)]
 pub struct ObjectCounts(Family<ObjectLabels, Gauge>);
@@ -95,6 +131,7 @@ impl Metrics {
             commit_seconds.clone(),
         );
         registry.register("followers", "Who follows the event log now", followers.clone());
+        registry.register_collector(Box::new(&EFFORT));
         Self { registry: registry.into(), requests, request_seconds, commit_seconds, followers }
     }
 

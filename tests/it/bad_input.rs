@@ -405,6 +405,13 @@ fn cases() -> Vec<Case> {
             "spec.address",
         ),
         ("POST", "/v1/apply", json!({"objects": [{"name": "x"}]}), 400, inv, "objects[0].kind"),
+        ("POST", "/v1/plan", json!({"objects": [{"name": "x"}]}), 400, inv, "objects[0].kind"),
+        ("POST", "/v1/plan?dry_run=true", json!({"objects": []}), 400, "MALFORMED", ""),
+        ("POST", "/v1/apply", json!({"objects": [], "prune": true}), 400, inv, "owner"),
+        ("POST", "/v1/plan", json!({"objects": [], "prune": true}), 400, inv, "owner"),
+        ("POST", "/v1/apply", json!({"objects": [], "atomic": "no"}), 400, inv, ""),
+        ("POST", "/v1/apply", json!({"objects": [], "expect_revision": 99}), 412, "REVISION_MISMATCH", ""),
+        ("GET", "/v1/export?pinned=yes", json!(null), 400, inv, "pinned"),
         (
             "POST",
             "/v1/apply",

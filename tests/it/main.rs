@@ -10,6 +10,7 @@
 //! - `topology`: the graph of what stands, and its drawings
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
+//! - `apply`: many objects at once: plans, owners, part of a set, exports, how much work it is
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
 //! - `examples`: every file in `examples/` is what it says
@@ -21,6 +22,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 #![allow(clippy::disallowed_methods, reason = "tests start the daemon; the daemon starts nothing")]
 
+mod apply;
 mod attachments;
 mod bad_input;
 mod command;

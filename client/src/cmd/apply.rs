@@ -1,12 +1,15 @@
-//! `netloom apply` and `export`.
+//! `netloom apply`, `plan` and `export`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
 use netloom_client::{
-    Action, ApplyRequest, ApplyResponse, ClientError, ConditionStatus, Documents, Owner, PlannedChange,
+    Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Callable, Client, ClientError,
+    ConditionStatus, Documents, Kind, ListOptions, Namespace, Network, Object, Owner, PlanResponse,
+    PlannedChange, PortForward, Reservation,
 };
+use tokio::time::Instant;
 
 use super::{Outcome, Session};
 use crate::{
@@ -15,15 +18,34 @@ use crate::{
     output::{readiness, steps, table},
 };
 
+/// What is to be applied, or planned.
 #[derive(Debug, Args)]
-#[command(after_help = APPLY_HELP)]
-pub struct Apply {
+struct Wanted {
     /// YAML documents, JSON, or an export; - is standard input; may be repeated
     #[arg(short, long = "file", required = true, value_name = "FILE", num_args = 1..)]
     files: Vec<PathBuf>,
     /// Whose the objects are that name no owner
     #[arg(long)]
     owner: Option<Owner>,
+    /// Delete what the owner has beside these objects
+    #[arg(long, requires = "owner")]
+    prune: bool,
+    /// Take objects over that another owner holds
+    #[arg(long)]
+    take_ownership: bool,
+    /// Do what can be done, and tell what cannot; else it is all or none
+    #[arg(long)]
+    keep_going: bool,
+    /// Do nothing when intent is not at this revision any more, as `netloom plan` showed it
+    #[arg(long, value_name = "REVISION")]
+    expect_revision: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_HELP)]
+pub struct Apply {
+    #[command(flatten)]
+    wanted: Wanted,
 }
 
 const APPLY_HELP: &str = "\
@@ -31,19 +53,39 @@ Documents of `kind: Lab` are for `netloomd lab`; they are skipped.
 
 Example:
   netloom apply -f examples/red-blue.yaml
-  netloom apply -f examples/red-blue.yaml --dry-run";
+  netloom apply -f examples/red-blue.yaml --dry-run
+  netloom apply -f examples/red-blue.yaml --owner lesson --prune";
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  netloom export -o yaml > backup.yaml")]
+#[command(after_help = PLAN_HELP)]
+pub struct Plan {
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+const PLAN_HELP: &str = "\
+Example:
+  netloom plan -f examples/red-blue.yaml
+  netloom plan -f examples/red-blue.yaml --owner lesson --prune";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  netloom export -o yaml > backup.yaml\n  netloom export --pinned -o yaml > same.yaml"
+)]
 pub struct Export {
     /// Only objects of this owner
     #[arg(long)]
     owner: Option<Owner>,
+    /// With the addresses, names and ports that netloom chose, so that an apply makes the same network
+    #[arg(long)]
+    pinned: bool,
 }
 
-impl Apply {
-    pub async fn run(self, session: &Session) -> Result<Outcome> {
-        let Documents { objects, labs } = docs::read(&self.files)?;
+impl Wanted {
+    /// The request, and what people call its objects.
+    fn read(self) -> Result<(ApplyRequest, Vec<String>)> {
+        let Self { files, owner, prune, take_ownership, keep_going, expect_revision } = self;
+        let Documents { objects, labs } = docs::read(&files)?;
         if !labs.is_empty() {
             let count = labs.len();
             eprintln!(
@@ -51,26 +93,118 @@ impl Apply {
                 plural(count)
             );
         }
-        if objects.is_empty() {
+        if objects.is_empty() && !prune {
             return Err(Fault::Usage("there are no objects to apply".into()).into());
         }
-        let titles: Vec<String> =
-            objects.iter().map(|one| format!("{} {}", one.kind(), one.name())).collect();
-        let request = ApplyRequest { objects, owner: self.owner };
-        let applied = session.client().await?.apply(request, session.write.clone()).await;
+        let titles = objects.iter().map(|one| format!("{} {}", one.kind(), one.name())).collect();
+        let request =
+            ApplyRequest { objects, owner, prune, take_ownership, atomic: !keep_going, expect_revision };
+        Ok((request, titles))
+    }
+}
+
+impl Apply {
+    pub async fn run(self, session: &Session) -> Result<Outcome> {
+        let (request, titles) = self.wanted.read()?;
+        let client = session.client().await?;
+        let kinds: BTreeSet<Kind> = request.objects.iter().map(AnyDraft::kind).collect();
+        let applied = client.apply(request, session.write.clone());
+        let applied = with_progress(applied, &client, &kinds, &titles).await;
         let response = applied.map_err(|error| blamed(error, &titles))?;
         session.format.show(&response, people, names)?;
-        let ready = |one: &netloom_client::AnyObject| {
-            one.ready().is_some_and(|ready| ready.status == ConditionStatus::True)
-        };
-        let all_ready = response.objects.iter().all(ready);
+        if response.changes.iter().any(|change| change.action == Action::Failed) {
+            return Ok(Outcome::Partly);
+        }
+        let ready = |one: &AnyObject| one.ready().is_some_and(|ready| ready.status == ConditionStatus::True);
+        let goes = |one: &AnyObject| one.meta().delete_time.is_some() || is_deleted(&response, one);
+        let all_ready = response.objects.iter().all(|one| ready(one) || goes(one));
         Ok(if all_ready || !session.waits() { Outcome::Done } else { Outcome::NotReady })
     }
 }
 
+fn is_deleted(response: &ApplyResponse, object: &AnyObject) -> bool {
+    let same = |change: &&PlannedChange| change.kind == object.kind() && change.name == object.meta().name;
+    response.changes.iter().find(same).is_some_and(|change| change.action == Action::Deleted)
+}
+
+impl Plan {
+    pub async fn run(self, session: &Session) -> Result<Outcome> {
+        let (request, titles) = self.wanted.read()?;
+        let planned = session.client().await?.plan(request).await;
+        let response = planned.map_err(|error| blamed(error, &titles))?;
+        session.format.show(
+            &response,
+            |PlanResponse { plan, revision }| {
+                let mut lines: Vec<String> = plan.changes.iter().map(would_be).collect();
+                lines.push(steps(plan));
+                lines.push(format!(
+                    "planned at revision {revision}: --expect-revision {revision} holds an apply to it"
+                ));
+                lines.join("\n")
+            },
+            |response| response.plan.changes.iter().map(name_of).collect(),
+        )?;
+        let failed = response.plan.changes.iter().any(|change| change.action == Action::Failed);
+        Ok(if failed { Outcome::Partly } else { Outcome::Done })
+    }
+}
+
+/// Tells on standard error how far it is, once it lasts.
+async fn with_progress<T>(
+    work: impl Future<Output = T>,
+    client: &Client,
+    kinds: &BTreeSet<Kind>,
+    titles: &[String],
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut clock = tokio::time::interval_at(Instant::now() + PATIENCE, PERIOD);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = clock.tick() => {}
+        }
+        let counted = tokio::time::timeout(PERIOD, ready_among(client, kinds, titles));
+        tokio::select! {
+            done = &mut work => return done,
+            // Who cannot be asked is not, and the next tick asks again.
+            Ok(Some(ready)) = counted => eprintln!("{ready} of {} ready", titles.len()),
+            else => {}
+        }
+    }
+}
+
+/// When an apply begins to tell how far it is, and how often.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_secs(1);
+
+async fn ready_among(client: &Client, kinds: &BTreeSet<Kind>, titles: &[String]) -> Option<usize> {
+    let wanted: BTreeSet<&str> = titles.iter().map(String::as_str).collect();
+    let mut ready = 0;
+    for kind in kinds {
+        ready += match kind {
+            Kind::Namespace => ready_of::<Namespace>(client, &wanted).await?,
+            Kind::Network => ready_of::<Network>(client, &wanted).await?,
+            Kind::Attachment => ready_of::<Attachment>(client, &wanted).await?,
+            Kind::PortForward => ready_of::<PortForward>(client, &wanted).await?,
+            Kind::Reservation => ready_of::<Reservation>(client, &wanted).await?,
+        };
+    }
+    Some(ready)
+}
+
+async fn ready_of<N: Callable>(client: &Client, wanted: &BTreeSet<&str>) -> Option<usize> {
+    let page = ListOptions { page_size: Some(1000), ..ListOptions::default() };
+    let all = client.list_all::<N>(page).await.ok()?.items;
+    let counts = |one: &&Object<N>| {
+        let is_ready = one.status.ready().is_some_and(|ready| ready.status == ConditionStatus::True);
+        is_ready && wanted.contains(format!("{} {}", N::KIND, one.meta.name).as_str())
+    };
+    Some(all.iter().filter(counts).count())
+}
+
 impl Export {
     pub async fn run(self, session: &Session) -> Result<Outcome> {
-        let export = session.client().await?.export(self.owner).await?;
+        let export = session.client().await?.export(self.owner, self.pinned).await?;
         session.format.show(
             &export,
             |export| {
@@ -104,13 +238,15 @@ fn blamed(mut error: ClientError, titles: &[String]) -> ClientError {
 
 fn people(response: &ApplyResponse) -> String {
     let line = |change: &PlannedChange| {
-        let PlannedChange { action, kind, name } = change;
+        let PlannedChange { action, kind, name, fields: _, error } = change;
         let object = response.objects.iter().find(|one| one.kind() == *kind && one.meta().name == *name);
-        match (&response.plan, action) {
-            (Some(_), Action::Unchanged) => format!("{kind} {name}: is so already"),
-            (Some(_), action) => format!("{kind} {name}: would be {}", action.as_str()),
-            (None, Action::Deleted) => format!("{kind} {name}: deleted"),
-            (None, action) => {
+        match (&response.plan, action, error) {
+            (Some(_), _, _) => would_be(change),
+            (None, _, Some(error)) => {
+                format!("{kind} {name}: failed: {} ({})", error.detail, error.reason.as_str())
+            }
+            (None, Action::Deleted, None) => format!("{kind} {name}: deleted"),
+            (None, action, None) => {
                 format!(
                     "{kind} {name}: {}, {}",
                     action.as_str(),
@@ -124,8 +260,24 @@ fn people(response: &ApplyResponse) -> String {
     lines.join("\n")
 }
 
+fn would_be(change: &PlannedChange) -> String {
+    let PlannedChange { action, kind, name, fields, error } = change;
+    match (action, error) {
+        (_, Some(error)) => {
+            format!("{kind} {name}: would fail: {} ({})", error.detail, error.reason.as_str())
+        }
+        (Action::Unchanged, None) => format!("{kind} {name}: is so already"),
+        (Action::Updated, None) => format!("{kind} {name}: would be updated: {}", fields.join(", ")),
+        (action, None) => format!("{kind} {name}: would be {}", action.as_str()),
+    }
+}
+
 fn names(response: &ApplyResponse) -> Vec<String> {
-    response.changes.iter().map(|change| format!("{}/{}", change.kind, change.name)).collect()
+    response.changes.iter().map(name_of).collect()
+}
+
+fn name_of(change: &PlannedChange) -> String {
+    format!("{}/{}", change.kind, change.name)
 }
 
 fn plural(count: usize) -> &'static str {

@@ -117,8 +117,10 @@ enum Command {
     Reservations(reservations::Command),
     /// Show which address is whose
     Allocations(allocations::Allocations),
-    /// Make objects be as files say: all or none, in any order
+    /// Make objects be as files say, in any order
     Apply(apply::Apply),
+    /// Show what `apply` would do to objects and in the kernel; do nothing
+    Plan(apply::Plan),
     /// Print all objects in a form that `apply` takes
     Export(apply::Export),
     /// Show what happened, and with -f what happens
@@ -145,6 +147,8 @@ pub enum Outcome {
     NotReady,
     /// Packets do not arrive, or it is not known.
     NotReached,
+    /// Some of it was refused.
+    Partly,
     /// This process has to become another.
     Become(exec::Inside),
 }
@@ -172,6 +176,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Reservations(command) => command.run(&session).await,
         Command::Allocations(command) => command.run(&session).await,
         Command::Apply(command) => command.run(&session).await,
+        Command::Plan(command) => command.run(&session).await,
         Command::Export(command) => command.run(&session).await,
         Command::Events(command) => command.run(&session).await,
         Command::Status(command) => command.run(&session).await,
@@ -198,6 +203,7 @@ impl Command {
             Command::Attachments(_)
             | Command::Forwards(_)
             | Command::Allocations(_)
+            | Command::Plan(_)
             | Command::Export(_)
             | Command::Events(_)
             | Command::Status(_)

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use netloom_api::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Draft, Namespace, Network, Object,
-    PortForward, Reservation,
+    PlanResponse, PortForward, Reservation,
 };
 use tokio::time::Instant;
 
-use crate::controller::{Belongs, Caller, Change, Committed, Controller, Render, WriteOptions};
+use crate::controller::{Belongs, Caller, Change, Committed, Controller, Render, Terms, WriteOptions};
 use crate::error::{Error, Result};
 use crate::telemetry::{Metrics, ObjectCounts};
 
@@ -103,18 +103,30 @@ impl Door {
     /// A write of many objects.
     pub(super) async fn apply(
         &self,
-        ApplyRequest { objects, owner }: ApplyRequest,
+        request: ApplyRequest,
         options: &WriteOptions,
         caller: &Caller,
     ) -> Result<ApplyResponse> {
+        let ApplyRequest { objects, owner, prune, take_ownership, atomic, expect_revision } = request;
         let put = |mut draft: AnyDraft| {
             let named = draft.owner_mut();
             *named = named.take().or_else(|| owner.clone());
             Change::Put(draft)
         };
         let changes = objects.into_iter().map(put).collect();
-        let Committed { changes, objects, revision, plan } = self.commit(changes, options, caller).await?;
+        let terms = Terms { owner: owner.clone(), prune, take_ownership, atomic, expect_revision };
+        let options = WriteOptions { terms, ..options.clone() };
+        let Committed { changes, objects, revision, plan } = self.commit(changes, &options, caller).await?;
         Ok(ApplyResponse { changes, objects: objects.into_iter().flatten().collect(), revision, plan })
+    }
+
+    /// What an apply of the same request would do: its dry run.
+    pub(super) async fn plan(&self, request: ApplyRequest, caller: &Caller) -> Result<PlanResponse> {
+        let options = WriteOptions { dry_run: true, ..WriteOptions::default() };
+        let ApplyResponse { changes: _, objects: _, revision, plan } =
+            self.apply(request, &options, caller).await?;
+        let plan = plan.ok_or_else(|| Error::internal("a dry run made no plan"))?;
+        Ok(PlanResponse { plan, revision })
     }
 
     /// What was counted, and what there is now.

@@ -15,11 +15,16 @@ use std::{
 use ipnet::IpNet;
 use netloom_api::{
     Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
-    Network, Path, PortForward, Protocol, Reservation, Timestamp, Uid,
+    Network, Owner, PortForward, Protocol, Reservation, Timestamp, Uid,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{claims, inside::Inside};
+use super::{
+    claims,
+    inside::Inside,
+    patch::{differences, patched},
+    prune::owned_by_other,
+};
 use crate::{
     config::Pool,
     error::{Error, Result},
@@ -69,11 +74,36 @@ pub struct Delete {
     pub allow_missing: bool,
 }
 
+/// What holds for a whole set of changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// Whose the set is: with `prune`, what else is theirs goes.
+    pub owner: Option<Owner>,
+    /// Delete what the owner has beside the set.
+    pub prune: bool,
+    /// Objects that another owner holds may be taken over.
+    pub take_ownership: bool,
+    /// All or none; else what can be done is done.
+    pub atomic: bool,
+    /// Refuse another count of intent.
+    pub expect_revision: Option<i64>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { owner: None, prune: false, take_ownership: false, atomic: true, expect_revision: None }
+    }
+}
+
 /// What choices depend on beside the World.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     /// The moment of the change.
     pub now: Timestamp,
+    /// Of the set.
+    pub terms: Terms,
+    /// Changes of the set that are known to fail, by their index.
+    pub faulty: Faults,
     /// Where subnets are chosen from.
     pub pools: Arc<[Pool]>,
     /// Prefixes of the host's own links, with the links' names.
@@ -105,6 +135,9 @@ pub(super) struct Edit {
     pub wished_metrics: BTreeSet<(Name, u32)>,
 }
 
+/// Why changes of a set fail, by their index.
+pub(super) type Faults = BTreeMap<usize, Error>;
+
 /// The fate of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fate {
@@ -116,10 +149,44 @@ pub struct Fate {
     pub name: Name,
     /// Its identity; none when there was nothing to delete.
     pub uid: Option<Uid>,
+    /// What an update changes.
+    pub fields: Vec<String>,
+    /// Why it failed.
+    pub error: Option<Error>,
+}
+
+impl Fate {
+    pub(super) fn new(action: Action, kind: Kind, name: Name, uid: Option<Uid>) -> Self {
+        Self { action, kind, name, uid, fields: Vec::new(), error: None }
+    }
 }
 
 /// Applies the changes to a World.
 pub(super) fn edit(before: &World, changes: Vec<Change>, context: &Context) -> Result<Edit> {
+    if let Some(expected) = context.terms.expect_revision.filter(|expected| *expected != before.revision) {
+        let detail = format!("intent is at revision {}, not {expected}; look again", before.revision);
+        return Err(Error::new(ErrorReason::RevisionMismatch, detail).with("revision", before.revision));
+    }
+    let mut faulty = context.faulty.clone();
+    loop {
+        let mut found = Faults::new();
+        let edit = once(before, changes.clone(), context, &faulty, &mut found)?;
+        if found.is_empty() {
+            return Ok(edit);
+        }
+        // Without these the others may fare differently: what they would have released is not.
+        faulty.extend(found);
+    }
+}
+
+/// One try, without the changes that are known to fail. Where not all must succeed, more that fail are `found`.
+fn once(
+    before: &World,
+    changes: Vec<Change>,
+    context: &Context,
+    faulty: &Faults,
+    found: &mut Faults,
+) -> Result<Edit> {
     let mut edit = Edit {
         world: before.clone(),
         fates: Vec::new(),
@@ -130,36 +197,33 @@ pub(super) fn edit(before: &World, changes: Vec<Change>, context: &Context) -> R
     };
     let mut drafts = Vec::new();
     let mut seen: BTreeMap<(Kind, Name), usize> = BTreeMap::new();
+    let many = changes.len() > 1;
     for (index, change) in changes.into_iter().enumerate() {
         let (kind, name) = change.target();
         if let Some(first) = seen.insert((kind, name.clone()), index) {
             let detail = format!("{kind} {name} is changed twice, by entries {first} and {index}");
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at(format!("objects[{index}].name")));
         }
-        match change {
-            Change::Delete(delete) => edit.delete(before, delete, context)?,
-            Change::Create(draft) => {
-                if let Some(old) = before.get_any(kind, &name) {
-                    return Err(exists(&old));
-                }
-                drafts.push((index, draft));
-                edit.fates.push(Fate { action: Action::Created, kind, name, uid: None });
+        if let Some(error) = faulty.get(&index) {
+            let uid = before.get_any(kind, &name).map(|object| object.meta().uid);
+            edit.fates
+                .push(Fate { error: Some(error.clone()), ..Fate::new(Action::Failed, kind, name, uid) });
+            continue;
+        }
+        match edit.begin(before, change, context) {
+            Ok(draft) => drafts.extend(draft.map(|draft| (index, draft))),
+            Err(error) if context.terms.atomic => {
+                return Err(if many { of_many(error, index) } else { error });
             }
-            Change::Put(mut draft) => {
-                // Who applies without a word about the owner takes nothing away from it.
-                if draft.owner_mut().is_none() {
-                    *draft.owner_mut() = before.get_any(kind, &name).and_then(|old| old.meta().owner.clone());
-                }
-                drafts.push((index, draft));
-                edit.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
-            }
-            Change::Patch(patch) => {
-                drafts.push((index, patched(before, patch)?));
-                edit.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
+            Err(error) => {
+                edit.fates.push(Fate::new(Action::Failed, kind, name, None));
+                found.insert(index, error);
             }
         }
     }
-    edit.put_all(before, drafts, context)?;
+    let pruned = edit.prune(before, &seen, context)?;
+    edit.put_all(before, drafts, context, many, found)?;
+    edit.fates.extend(pruned);
     if edit.puts.is_empty() && edit.removes.is_empty() {
         return Ok(edit);
     }
@@ -178,7 +242,7 @@ impl Change {
     }
 }
 
-fn exists(old: &AnyStored) -> Error {
+pub(super) fn exists(old: &AnyStored) -> Error {
     let (kind, name) = (old.kind(), &old.meta().name);
     let (reason, detail) = match old.meta().delete_time {
         None => (ErrorReason::AlreadyExists, format!("{kind} {name} exists already")),
@@ -187,7 +251,7 @@ fn exists(old: &AnyStored) -> Error {
     Error::new(reason, detail).with("kind", kind).with("name", name).with("uid", old.meta().uid)
 }
 
-fn check_etag(object: &AnyStored, etag: Option<Etag>) -> Result<()> {
+pub(super) fn check_etag(object: &AnyStored, etag: Option<Etag>) -> Result<()> {
     let current = object.meta().etag();
     match etag {
         Some(etag) if etag != current => {
@@ -208,81 +272,41 @@ pub(super) fn draft_of<'c>(world: &World, change: &'c Change) -> Option<Cow<'c, 
     }
 }
 
-/// The draft that a patch makes of the object as it is.
-fn patched(world: &World, patch: Patch) -> Result<AnyDraft> {
-    let Patch { kind, name, patches, etag, allow_missing } = patch;
-    let patches = patches.into_iter().map(|patch| patch_fields(patch, kind, &name));
-    let patches = patches.collect::<Result<Vec<_>>>()?;
-    let mut base = match world.get_any(kind, &name) {
-        Some(old) => {
-            if old.meta().delete_time.is_some() {
-                return Err(exists(&old));
-            }
-            check_etag(&old, etag)?;
-            old.to_draft_json()
-        }
-        None if allow_missing => {
-            Value::Object(Map::from_iter([("name".to_owned(), Value::from(name.as_str()))]))
-        }
-        None => return Err(Error::not_found(kind, name)),
-    };
-    patches.into_iter().for_each(|fields| merge(&mut base, Value::Object(fields)));
-    if let Value::Object(base) = &mut base {
-        base.entry("kind").or_insert_with(|| Value::from(kind.as_str()));
-    }
-    Ok(AnyDraft::from_json(base, &Path::root())?)
-}
-
-/// What a patch may change: all but the name and what only the daemon writes.
-fn patch_fields(patch: Value, kind: Kind, name: &Name) -> Result<Map<String, Value>> {
-    let Value::Object(mut fields) = patch else {
-        return Err(Error::new(ErrorReason::Malformed, "a merge patch must be a JSON object"));
-    };
-    for field in netloom_api::OUTPUT_ONLY {
-        fields.remove(field);
-    }
-    if fields.get("name").is_some_and(|other| *other != *name.as_str()) {
-        return Err(Error::immutable("name", kind));
-    }
-    Ok(fields)
-}
-
-/// RFC 7396, section 2.
-fn merge(target: &mut Value, patch: Value) {
-    match patch {
-        Value::Object(fields) => {
-            if !target.is_object() {
-                *target = Value::Object(Map::new());
-            }
-            let Value::Object(target) = target else { return };
-            for (key, value) in fields {
-                if value.is_null() {
-                    target.remove(&key);
-                } else if key != "bandwidth" && is_union(target.get(&key), &value) {
-                    target.insert(key, value);
-                } else {
-                    merge(target.entry(key).or_insert(Value::Null), value);
-                }
-            }
-        }
-        other => *target = other,
-    }
-}
-
-/// A union is an object with exactly one key: naming another key replaces it, or the result would have two. The
-/// directions of a bandwidth look like one, and are none.
-fn is_union(old: Option<&Value>, new: &Value) -> bool {
-    let (Some(Value::Object(old)), Value::Object(new)) = (old, new) else { return false };
-    let is_choice = |keys: &Map<String, Value>| keys.len() == 1 && keys.values().all(Value::is_object);
-    // The one union whose choices are no objects.
-    let is_adopted =
-        |keys: &Map<String, Value>| keys.len() == 1 && keys.keys().all(|key| key == "path" || key == "pid");
-    let are = |is: &dyn Fn(&Map<String, Value>) -> bool| is(old) && is(new);
-    (are(&is_choice) || are(&is_adopted)) && old.keys().ne(new.keys())
-}
-
 impl Edit {
-    fn put_all(&mut self, before: &World, drafts: Vec<(usize, AnyDraft)>, context: &Context) -> Result<()> {
+    /// What a change does before drafts are put in, and the draft that it puts in.
+    fn begin(&mut self, before: &World, change: Change, context: &Context) -> Result<Option<AnyDraft>> {
+        let (kind, name) = change.target();
+        let old = before.get_any(kind, &name);
+        let (action, draft) = match change {
+            Change::Delete(delete) => return self.delete(before, delete, context).map(|()| None),
+            Change::Create(draft) => match old {
+                Some(old) => return Err(exists(&old)),
+                None => (Action::Created, draft),
+            },
+            Change::Put(mut draft) => {
+                if let Some(holder) = old.and_then(|old| old.meta().owner.clone()) {
+                    // Who applies without a word about the owner takes nothing away from it.
+                    let wanted = draft.owner_mut().get_or_insert_with(|| holder.clone());
+                    if *wanted != holder && !context.terms.take_ownership {
+                        return Err(owned_by_other(kind, &name, &holder));
+                    }
+                }
+                (Action::Unchanged, draft)
+            }
+            Change::Patch(patch) => (Action::Unchanged, patched(before, patch)?),
+        };
+        self.fates.push(Fate::new(action, kind, name, None));
+        Ok(Some(draft))
+    }
+
+    fn put_all(
+        &mut self,
+        before: &World,
+        drafts: Vec<(usize, AnyDraft)>,
+        context: &Context,
+        many: bool,
+        found: &mut Faults,
+    ) -> Result<()> {
         // Releases first.
         for (_, draft) in &drafts {
             self.world.remove(draft.kind(), draft.name());
@@ -292,8 +316,8 @@ impl Edit {
         }
         let mut drafts = drafts;
         drafts.sort_by_key(|(index, draft)| (order(draft), *index));
-        let many = drafts.len() > 1;
         for (index, draft) in drafts {
+            let (kind, name) = (draft.kind(), draft.name().clone());
             let placed = match draft {
                 AnyDraft::Namespace(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Network(draft) => self.put_one(before, index, draft, context),
@@ -301,7 +325,17 @@ impl Edit {
                 AnyDraft::PortForward(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
             };
-            placed.map_err(|error| if many { of_many(error, index) } else { error })?;
+            match placed {
+                Ok(()) => {}
+                Err(error) if context.terms.atomic => {
+                    return Err(if many { of_many(error, index) } else { error });
+                }
+                Err(error) => {
+                    // As it was, so that what refers to it is judged by what will be.
+                    before.get_any(kind, &name).into_iter().for_each(|old| self.world.put(old));
+                    found.insert(index, error);
+                }
+            }
         }
         Ok(())
     }
@@ -365,7 +399,10 @@ impl Edit {
             update_time: context.now,
             delete_time: None,
         };
-        self.keep::<N>(Stored { meta, spec, alloc });
+        let stored = Stored::<N> { meta, spec, alloc };
+        let new = N::any(Arc::new(stored.clone()));
+        fate.fields = differences(&N::any(old.clone()).to_draft_json(), &new.to_draft_json());
+        self.keep::<N>(stored);
         Ok(())
     }
 
@@ -379,7 +416,7 @@ impl Edit {
         let Delete { kind, name, etag, force, allow_missing } = delete;
         let Some(object) = before.get_any(kind, &name) else {
             if allow_missing {
-                self.fates.push(Fate { action: Action::Unchanged, kind, name, uid: None });
+                self.fates.push(Fate::new(Action::Unchanged, kind, name, None));
                 return Ok(());
             }
             return Err(Error::not_found(kind, name));
@@ -399,12 +436,7 @@ impl Edit {
         if kind == Kind::Namespace && object.meta().delete_time.is_none() {
             context.inside.check_unused(&name)?;
         }
-        self.fates.push(Fate {
-            action: Action::Deleted,
-            kind,
-            name: name.clone(),
-            uid: Some(object.meta().uid),
-        });
+        self.fates.push(Fate::new(Action::Deleted, kind, name.clone(), Some(object.meta().uid)));
         for (kind, name) in children.iter().chain([&(kind, name)]) {
             self.mark_deleted(*kind, name, before.revision + 1, context.now);
         }
@@ -412,7 +444,7 @@ impl Edit {
     }
 
     /// What the kernel has a part in stays until the kernel is rid of it.
-    fn mark_deleted(&mut self, kind: Kind, name: &Name, revision: i64, now: Timestamp) {
+    pub(super) fn mark_deleted(&mut self, kind: Kind, name: &Name, revision: i64, now: Timestamp) {
         let Some(object) = self.world.get_any(kind, name) else { return };
         if object.meta().delete_time.is_some() {
             return;

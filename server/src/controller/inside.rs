@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netloom_api::{
-    AdoptedSource, AnyDraft, ErrorReason, Name, Namespace, NamespaceSpec, Noun as _, ProcessState, SysctlKey,
-    Sysctls,
+    AdoptedSource, AnyDraft, ErrorReason, Kind, Name, Namespace, NamespaceSpec, Noun as _, ProcessState,
+    SysctlKey, Sysctls,
 };
 
-use super::edit::{Change, draft_of};
+use super::{
+    edit::{Change, Terms, draft_of},
+    prune::pruned,
+};
 use crate::{
     error::{Error, Result},
     kernel::{Kernel, Place, SettingsError, adopt::AdoptError},
     reconcile::board::Board,
-    world::{Adoption, Stored, World},
+    world::{Adoption, AnyStored, Stored, World},
 };
 
 /// So many processes are named in an error.
@@ -43,8 +46,19 @@ pub(super) struct Questions {
 
 impl Questions {
     /// What has to be asked for these changes.
-    pub(super) fn of(world: &World, changes: &[Change]) -> Self {
+    pub(super) fn of(world: &World, changes: &[Change], terms: &Terms) -> Self {
         let mut all = Self::default();
+        let named: BTreeSet<(Kind, Name)> = match terms.prune {
+            true => changes.iter().map(Change::target).collect(),
+            false => BTreeSet::new(),
+        };
+        for object in pruned(world, terms, |kind, name| named.contains(&(kind, name.clone()))) {
+            if let AnyStored::Namespace(namespace) = object
+                && namespace.alloc.adopted.is_none()
+            {
+                all.processes.insert(namespace.meta.name.clone());
+            }
+        }
         let mut attached = BTreeSet::new();
         for change in changes {
             match change {

@@ -9,7 +9,10 @@ mod diagnose;
 mod edit;
 mod inside;
 mod intent;
+mod patch;
+mod pin;
 mod ports;
+mod prune;
 mod read;
 mod render;
 mod topology;
@@ -21,13 +24,15 @@ use std::{
     time::Duration,
 };
 
-use netloom_api::{Action, AnyObject, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, RequestId};
+use netloom_api::{
+    Action, AnyObject, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, PlannedStep, RequestId,
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
     config::Pool,
     error::{Error, Result},
-    hostnet::{FailureSort, Scope},
+    hostnet::{Failure, FailureSort, Scope},
     kernel::Kernel,
     reconcile::{
         Waker,
@@ -40,7 +45,7 @@ use crate::{
 use edit::{Context, Edit};
 use inside::{Inside, Questions};
 
-pub use edit::{Change, Delete, Fate, Patch, dependents};
+pub use edit::{Change, Delete, Fate, Patch, Terms, dependents};
 pub use intent::Intent;
 pub use read::{Belongs, EventFilter, ListQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use render::Render;
@@ -72,11 +77,13 @@ pub struct WriteOptions {
     pub wait: Duration,
     /// Check and plan, keep nothing.
     pub dry_run: bool,
+    /// What holds for the set as a whole.
+    pub terms: Terms,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { request_id: None, wait: WAIT_DEFAULT, dry_run: false }
+        Self { request_id: None, wait: WAIT_DEFAULT, dry_run: false, terms: Terms::default() }
     }
 }
 
@@ -126,7 +133,7 @@ impl Controller {
         caller: &Caller,
     ) -> Result<Committed> {
         if options.dry_run {
-            return self.dry_run(changes).await;
+            return self.dry_run(changes, options).await;
         }
         let request = Request::of(&changes, options, caller);
         if let Some(replayed) = self.replay(&request, &changes).await? {
@@ -146,14 +153,14 @@ impl Controller {
         request: Option<Request>,
     ) -> Result<Committed> {
         self.await_names(&changes, options.wait).await;
-        let context = self.context(&changes).await?;
-        let (edit, durable) = self.write(&changes, context, caller, request.as_ref()).await?;
+        let context = self.context(&changes, &options.terms).await?;
+        let (mut edit, durable) = self.write(&changes, context, caller, request.as_ref()).await?;
         let touched: Vec<(Kind, Name)> =
             edit.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect();
         if !touched.is_empty() {
             self.waker.wake(touched).await;
         }
-        let settled = self.settle(&edit, options.wait).await;
+        let settled = self.settle(&mut edit, options).await;
         if let Some(durable) = durable {
             durable.await?;
         }
@@ -184,6 +191,11 @@ impl Controller {
                     }
                     Err(ports::Refused { choice: Some(taken), .. }) if context.busy.len() < CHOICES => {
                         context.busy.insert(taken);
+                    }
+                    Err(ports::Refused { error, name, .. }) if !context.terms.atomic => {
+                        let of = (Kind::PortForward, name);
+                        let index = changes.iter().position(|change| change.target() == of);
+                        context.faulty.insert(index.ok_or(error.clone())?, error);
                     }
                     Err(ports::Refused { error, protocol, .. }) => {
                         refused = Some(protocol);
@@ -220,16 +232,18 @@ impl Controller {
         }
     }
 
-    async fn context(&self, changes: &[Change]) -> Result<Context> {
+    async fn context(&self, changes: &[Change], terms: &Terms) -> Result<Context> {
         let makes_network = changes.iter().any(|change| match change {
             Change::Create(_) | Change::Put(_) | Change::Patch(_) => change.target().0 == Kind::Network,
             Change::Delete(_) => false,
         });
         let on_link = if makes_network { self.on_link().await? } else { Vec::new() };
-        let inside = self.inside(changes).await?;
+        let inside = self.inside(changes, terms).await?;
         let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
         Ok(Context {
             now: intent::now(),
+            terms: terms.clone(),
+            faulty: edit::Faults::new(),
             pools: self.pools.clone(),
             on_link,
             forward_ports: self.forward_ports.clone(),
@@ -240,9 +254,9 @@ impl Controller {
     }
 
     /// What has to be known of namespaces; most changes have no such question.
-    async fn inside(&self, changes: &[Change]) -> Result<Inside> {
+    async fn inside(&self, changes: &[Change], terms: &Terms) -> Result<Inside> {
         let world = self.intent.committed();
-        let questions = Questions::of(&world, changes);
+        let questions = Questions::of(&world, changes, terms);
         if questions.is_empty() {
             return Ok(Inside::default());
         }
@@ -297,10 +311,10 @@ impl Controller {
     }
 
     /// Waits until the kernel has followed, or the time is over, which is not an error.
-    async fn settle(&self, edit: &Edit, wait: Duration) -> Result<()> {
-        let until = tokio::time::Instant::now() + wait;
+    async fn settle(&self, edit: &mut Edit, options: &WriteOptions) -> Result<()> {
+        let until = tokio::time::Instant::now() + options.wait;
         let left = || until.saturating_duration_since(tokio::time::Instant::now());
-        let mut refused = None;
+        let mut refused = Vec::new();
         for object in &edit.puts {
             let (uid, generation) = (object.meta().uid, object.meta().generation);
             let exists = || self.intent.committed().find(&uid).is_some();
@@ -314,28 +328,33 @@ impl Controller {
                 && generation == 1
                 && edit.fates.iter().any(|fate| fate.uid == Some(uid) && fate.action == Action::Created)
             {
-                refused = Some((object.clone(), failure));
+                refused.push((uid, kernel_refused(object, &failure)));
             }
         }
-        let Some((object, failure)) = refused else { return Ok(()) };
-        self.withdraw(edit, left().max(Duration::from_secs(1))).await?;
-        let reason = match failure.sort {
-            FailureSort::Conflict => ErrorReason::DeviceTaken,
-            FailureSort::Final | FailureSort::Passing | FailureSort::Surprise | FailureSort::Gone => {
-                ErrorReason::KernelError
-            }
+        let Some((_, first)) = refused.first().cloned() else { return Ok(()) };
+        let goes = |fate: &&Fate| {
+            let itself = || refused.iter().any(|(uid, _)| fate.uid == Some(*uid));
+            fate.action == Action::Created && (options.terms.atomic || itself())
         };
-        let detail = format!("{} {} cannot be: {}", object.kind(), object.meta().name, failure.message);
-        let error = Error::new(reason, detail);
-        Err(match failure.errno {
-            Some(errno) => error.with("errno", errno),
-            None => error,
-        })
+        let created: Vec<&Fate> = edit.fates.iter().filter(goes).collect();
+        self.withdraw(&created, left().max(Duration::from_secs(1))).await?;
+        if options.terms.atomic {
+            return Err(first);
+        }
+        // What was made on top of what is withdrawn went with it.
+        let world = self.intent.committed();
+        for fate in edit.fates.iter_mut().filter(|fate| fate.action == Action::Created) {
+            let own = refused.iter().find(|(uid, _)| fate.uid == Some(*uid)).map(|(_, error)| error.clone());
+            let gone = fate.uid.is_some_and(|uid| world.find(&uid).is_none());
+            if let Some(error) = own.or_else(|| gone.then(|| first.clone())) {
+                (fate.action, fate.uid, fate.error) = (Action::Failed, None, Some(error));
+            }
+        }
+        Ok(())
     }
 
     /// Takes back what a refused set has created; undo is a new intent through the same loop.
-    async fn withdraw(&self, edit: &Edit, within: Duration) -> Result<()> {
-        let created: Vec<&Fate> = edit.fates.iter().filter(|fate| fate.action == Action::Created).collect();
+    async fn withdraw(&self, created: &[&Fate], within: Duration) -> Result<()> {
         let changes: Vec<Change> = created
             .iter()
             .map(|fate| {
@@ -348,7 +367,7 @@ impl Controller {
                 })
             })
             .collect();
-        let context = self.context(&[]).await?;
+        let context = self.context(&[], &Terms::default()).await?;
         let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into(), may_write: true };
         let (undo, _) = self
             .intent
@@ -383,8 +402,8 @@ impl Controller {
         now.or_else(was).map(|object| render::any(&object, world, &self.board))
     }
 
-    async fn dry_run(&self, changes: Vec<Change>) -> Result<Committed> {
-        let context = self.context(&changes).await?;
+    async fn dry_run(&self, changes: Vec<Change>, options: &WriteOptions) -> Result<Committed> {
+        let context = self.context(&changes, &options.terms).await?;
         let before = self.intent.committed();
         let edit = edit::edit(&before, changes, &context)?;
         let mut scope = Scope::default();
@@ -395,8 +414,19 @@ impl Controller {
         let around = self.around.read().unwrap_or_else(PoisonError::into_inner).clone();
         let steps =
             crate::plan::plan(&want(&before, &scope, &around), &want(&edit.world, &scope, &around)).steps;
-        let plan =
-            Plan { changes: planned(&edit.fates), steps: steps.iter().map(ToString::to_string).collect() };
+        let whose = |step: &crate::hostnet::Step| {
+            let uid = step.uid?;
+            edit.world.find(&uid).or_else(|| before.find(&uid)).cloned()
+        };
+        let operations = steps.iter().map(|step| {
+            let (kind, name) = whose(step).unzip();
+            PlannedStep { action: step.action.word().to_owned(), kind, name }
+        });
+        let plan = Plan {
+            changes: planned(&edit.fates),
+            steps: steps.iter().map(ToString::to_string).collect(),
+            operations: operations.collect(),
+        };
         let mut objects: Vec<Option<AnyObject>> =
             edit.fates.iter().map(|fate| self.show(fate, &edit.world, &edit)).collect();
         if let [Some(object)] = objects.as_mut_slice() {
@@ -421,7 +451,7 @@ impl Controller {
             .map(|change| {
                 let (kind, name) = change.target();
                 let uid = world.get_any(kind, &name).map(|object| object.meta().uid);
-                Fate { action: Action::Unchanged, kind, name, uid }
+                Fate { action: Action::Unchanged, kind, name, uid, fields: Vec::new(), error: None }
             })
             .collect();
         let objects = fates.iter().map(|fate| {
@@ -432,8 +462,27 @@ impl Controller {
     }
 }
 
+/// What the caller gets to hear of a failure.
+fn kernel_refused(object: &crate::world::AnyStored, failure: &Failure) -> Error {
+    let reason = match failure.sort {
+        FailureSort::Conflict => ErrorReason::DeviceTaken,
+        FailureSort::Final | FailureSort::Passing | FailureSort::Surprise | FailureSort::Gone => {
+            ErrorReason::KernelError
+        }
+    };
+    let detail = format!("{} {} cannot be: {}", object.kind(), object.meta().name, failure.message);
+    let error = Error::new(reason, detail);
+    match failure.errno {
+        Some(errno) => error.with("errno", errno),
+        None => error,
+    }
+}
+
 fn planned(fates: &[Fate]) -> Vec<PlannedChange> {
-    let one = |fate: &Fate| PlannedChange { action: fate.action, kind: fate.kind, name: fate.name.clone() };
+    let one = |fate: &Fate| {
+        let Fate { action, kind, name, uid: _, fields, error } = fate.clone();
+        PlannedChange { action, kind, name, fields, error: error.map(Error::into_one_of_many) }
+    };
     fates.iter().map(one).collect()
 }
 
@@ -447,7 +496,10 @@ struct Request {
 impl Request {
     fn of(changes: &[Change], options: &WriteOptions, caller: &Caller) -> Option<Self> {
         let key = options.request_id.clone()?;
-        let hash = Sha256::digest(format!("{changes:?}"));
+        let hash = match options.terms == Terms::default() {
+            true => Sha256::digest(format!("{changes:?}")),
+            false => Sha256::digest(format!("{changes:?} {:?}", options.terms)),
+        };
         let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         Some(Self { actor: caller.actor.clone(), key, hash })
     }
@@ -482,6 +534,8 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
     let config = crate::config::Config::default();
     let context = Context {
         now,
+        terms: Terms::default(),
+        faulty: edit::Faults::new(),
         pools: config.pools.into(),
         on_link: Vec::new(),
         forward_ports: config.forward_ports,

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use netloom_api::{ErrorReason, PortForward, Protocol, Uid};
+use netloom_api::{ErrorReason, Name, PortForward, Protocol, Uid};
 
 use super::{Intent, edit::Edit};
 use crate::{
@@ -44,6 +44,8 @@ pub(super) struct Refused {
     pub choice: Option<(Protocol, u16)>,
     /// Of the port.
     pub protocol: Protocol,
+    /// The forward that wants it.
+    pub name: Name,
 }
 
 /// The ports of a stored forward.
@@ -84,7 +86,12 @@ impl Ports {
                     held.undo(claimed);
                     let ours = forward.spec.listen.is_chosen() && matches!(error, ClaimError::Taken { .. });
                     let choice = ours.then_some((listen.0, listen.1));
-                    return Err(Refused { error: refusal(&error, listen.0), choice, protocol: listen.0 });
+                    return Err(Refused {
+                        error: refusal(&error, listen.0),
+                        choice,
+                        protocol: listen.0,
+                        name: forward.meta.name.clone(),
+                    });
                 }
             }
         }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use netloom_api::{
     Allocation, AnyDraft, AnyObject, Attachment, ConditionStatus, ErrorReason, Event, EventPage, EventType,
-    Export, Kind, Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner, PortForward,
-    Reservation, Version,
+    Export, KIND_NAMES, Kind, Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner,
+    PortForward, Reservation, Version,
 };
 
 use super::{
@@ -130,28 +130,21 @@ impl Controller {
         })
     }
 
-    /// All intent, sorted by kind and name; what is being deleted is no longer intent.
-    pub fn export(&self, owner: Option<&Owner>) -> Export {
-        let objects = self.drafts(owner).iter().map(AnyDraft::to_export).collect();
+    /// All intent, sorted by kind and name; what is being deleted is no longer intent. `pinned`: see [`pin`](super::pin::pin).
+    pub fn export(&self, owner: Option<&Owner>, pinned: bool) -> Export {
+        let objects = self.drafts(owner, pinned).iter().map(AnyDraft::to_export).collect();
         Export { version: "v1".into(), objects }
     }
 
     /// All intent as drafts, in the same order.
-    pub fn drafts(&self, owner: Option<&Owner>) -> Vec<AnyDraft> {
-        fn of<N: WorldNoun>(world: &World, owner: Option<&Owner>, into: &mut Vec<AnyDraft>) {
-            let alive = world.all::<N>().filter(|object| object.meta.delete_time.is_none());
-            let mine =
-                alive.filter(|object| owner.is_none_or(|owner| object.meta.owner.as_ref() == Some(owner)));
-            into.extend(mine.map(|object| N::any(object.clone()).to_draft()));
-        }
+    pub fn drafts(&self, owner: Option<&Owner>, pinned: bool) -> Vec<AnyDraft> {
         let world = self.intent.committed();
-        let mut all = Vec::new();
-        of::<Namespace>(&world, owner, &mut all);
-        of::<Network>(&world, owner, &mut all);
-        of::<Attachment>(&world, owner, &mut all);
-        of::<PortForward>(&world, owner, &mut all);
-        of::<Reservation>(&world, owner, &mut all);
-        all
+        let all = KIND_NAMES.iter().flat_map(|(kind, _)| world.all_of(*kind));
+        let mine = all.filter(|object| {
+            let meta = object.meta();
+            meta.delete_time.is_none() && owner.is_none_or(|owner| meta.owner.as_ref() == Some(owner))
+        });
+        mine.map(|object| if pinned { super::pin::pin(&object) } else { object.to_draft() }).collect()
     }
 
     /// What the kernel has for a Namespace, or for `host`, now.

@@ -151,6 +151,37 @@ pub struct LinkChange {
     pub alias: Option<Uid>,
 }
 
+impl Action {
+    /// What it does, as plans tell programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Action::CreateNamespace { .. } => "create_namespace",
+            Action::DeleteNamespace { .. } => "delete_namespace",
+            Action::Adopt { .. } => "adopt_namespace",
+            Action::Release { .. } => "release_namespace",
+            Action::CreateBridge { .. } => "create_bridge",
+            Action::CreateIfb { .. } => "create_ifb",
+            Action::CreateCable { .. } => "create_cable",
+            Action::SetLink { .. } => "set_link",
+            Action::DeleteLink { .. } => "delete_link",
+            Action::AddAddress(_) => "add_address",
+            Action::DeleteAddress(_) => "delete_address",
+            Action::AddRoute(_) => "add_route",
+            Action::DeleteRoute(_) => "delete_route",
+            Action::SetLimit { .. } => "set_limit",
+            Action::ClearLimit { .. } => "clear_limit",
+            Action::SetDetour { .. } => "set_detour",
+            Action::ClearDetour { .. } => "clear_detour",
+            Action::SetSysctl { .. } => "set_sysctl",
+            Action::InstallRules => "install_rules",
+            Action::RemoveRule(_) => "remove_rule",
+            Action::AddRule(_) => "add_rule",
+            Action::Announce(_) => "announce",
+            Action::Forget(_) => "forget_flows",
+        }
+    }
+}
+
 impl Step {
     /// A step for an object.
     pub fn of(uid: Uid, action: Action) -> Self {

@@ -9,6 +9,7 @@
 //! - After a [`SocketError`] the state of the requests is unknown; drop the socket, observe, and plan again.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -26,6 +27,7 @@ use nix::sys::time::TimeVal;
 use super::datagram::{DumpEnd, DumpReader, Lost, Part, parts};
 use super::extack::{KernelError, describe};
 use crate::fault::{self, Effect, Fault};
+use crate::telemetry::EFFORT;
 
 /// How long an answer may take. The kernel answers before `sendto` returns, save for the rare dump.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -308,6 +310,7 @@ impl RouteSocket {
             bytes.resize(start + length.next_multiple_of(4), 0);
             message.serialize(&mut bytes[start..start + length]);
         }
+        EFFORT.route.fetch_add(1, Ordering::Relaxed);
         // Interrupted before the kernel took anything, so sending again is safe.
         let kernel = SocketAddr::new(0, 0);
         retry_interrupted(|| self.socket.send_to(&bytes, &kernel, 0)).map_err(system("send"))?;

@@ -92,7 +92,7 @@ impl Matrix {
             places.insert(name.to_owned(), Place { namespace, addresses });
         }
         let mut forwards = Vec::new();
-        for draft in controller.drafts(None) {
+        for draft in controller.drafts(None, false) {
             if let AnyDraft::PortForward(forward) = draft {
                 let target = attachments.iter().find(|one| one.meta.name == forward.spec.target.attachment);
                 let port = forward.spec.target.port.unwrap_or(forward.spec.listen.port);

@@ -299,12 +299,13 @@ impl Planner<'_> {
         self.addresses(peer, inside.mark);
         self.change(peer, &have_inner, inside);
         self.routes(peer, inside.mark, !have_inner.up && inside.up);
-        if fresh {
-            let announced: Vec<Address> =
-                self.want.addresses.keys().filter(|address| is_on(address, peer)).cloned().collect();
-            for address in announced {
-                self.step(inside.mark, Action::Announce(address));
-            }
+        // Neighbours may remember who had the address before.
+        let new = |address: &&Address| {
+            is_on(address, peer) && (fresh || !self.have.addresses.contains_key(*address))
+        };
+        let announced: Vec<Address> = self.want.addresses.keys().filter(new).cloned().collect();
+        for address in announced {
+            self.step(inside.mark, Action::Announce(address));
         }
     }
 

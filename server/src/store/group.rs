@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::IpAddr,
+    sync::atomic::Ordering,
 };
 
 use netloom_api::{Event, IfName, KIND_NAMES, Kind, Meta, Name, Uid};
@@ -14,6 +15,7 @@ use serde::{Serialize, Serializer};
 use sqlx::{Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments};
 
 use super::{Batch, RequestRecord, StoreError};
+use crate::telemetry::EFFORT;
 use crate::{
     fault::{self, Effect},
     world::{AnyStored, Stored, World, WorldNoun},
@@ -42,6 +44,7 @@ pub(super) async fn write(
     batches: &[&Batch],
     last_seq: i64,
 ) -> Result<(), StoreError> {
+    EFFORT.transactions.fetch_add(1, Ordering::Relaxed);
     let Transaction { text, arguments } = Transaction::of(batches, last_seq)?;
     if let Some(fault) = fault::before(Effect::Transaction) {
         return Err(StoreError::Unavailable(fault.to_string()));

@@ -219,6 +219,17 @@ impl World {
         self.by_uid.values().filter_map(|(kind, name)| self.get_any(*kind, name))
     }
 
+    /// All objects of a kind, in the order of their names.
+    pub fn all_of(&self, kind: Kind) -> Vec<AnyStored> {
+        match kind {
+            Kind::Namespace => self.all().cloned().map(AnyStored::Namespace).collect(),
+            Kind::Network => self.all().cloned().map(AnyStored::Network).collect(),
+            Kind::Attachment => self.all().cloned().map(AnyStored::Attachment).collect(),
+            Kind::PortForward => self.all().cloned().map(AnyStored::PortForward).collect(),
+            Kind::Reservation => self.all().cloned().map(AnyStored::Reservation).collect(),
+        }
+    }
+
     /// Puts an object in, in place of one of the same name.
     pub fn put(&mut self, object: AnyStored) {
         match object {

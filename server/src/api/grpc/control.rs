@@ -36,9 +36,18 @@ impl pb::control_service_server::ControlService for Door {
         answer(applied.await)
     }
 
+    async fn plan(&self, request: Request<pb::PlanRequest>) -> Answer<pb::PlanResponse> {
+        let planned = async {
+            let (caller, message) = open(request)?;
+            let request = ApplyRequest::from_pb(message, &Path::root())?;
+            Ok(self.plan(request, &caller).await?.to_pb())
+        };
+        answer(planned.await)
+    }
+
     async fn export(&self, request: Request<pb::ExportRequest>) -> Answer<pb::ExportResponse> {
-        let pb::ExportRequest { owner } = request.into_inner();
-        let drafts = maybe(owner, "owner").map(|owner| self.controller.drafts(owner.as_ref()));
+        let pb::ExportRequest { owner, pinned } = request.into_inner();
+        let drafts = maybe(owner, "owner").map(|owner| self.controller.drafts(owner.as_ref(), pinned));
         answer(drafts.map(|drafts| pb::ExportResponse {
             version: "v1".to_owned(),
             objects: drafts.iter().map(|draft| draft.to_pb()).collect(),

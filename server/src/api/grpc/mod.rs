@@ -86,6 +86,7 @@ fn options(options: Option<pb::WriteOptions>) -> Result<WriteOptions> {
         request_id: request_id.map(|text| words::request_id(&text, "options.request_id")).transpose()?,
         wait: words::wait(wait)?,
         dry_run: dry_run.unwrap_or_default(),
+        ..WriteOptions::default()
     })
 }
 

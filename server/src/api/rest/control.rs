@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use netloom_api::{
     Allocation, ApplyRequest, ApplyResponse, DiagnoseRequest, DiagnoseResponse, Export, ListPage,
-    NamespaceState, Owner, Topology,
+    NamespaceState, Owner, PlanResponse, Topology,
 };
 use utoipa::openapi::path::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::body::{Body as _, Named, NamedText, Sent, Who};
 use super::objects::{NETWORK, OWNER, PAGE_SIZE, PAGE_TOKEN, Writing};
 use super::operation::{Op, called, named};
-use super::query::{Asked, Nothing, Param, Said, Words};
+use super::query::{Asked, Nothing, Param, Said, Shape, Words};
 use crate::api::door::Door;
 use crate::api::problem::Refused;
 use crate::api::words;
@@ -29,7 +29,12 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .asks::<Writing>()
         .sends(ApplyRequest::TYPES, &named::<ApplyRequest>(), "The objects; an export will do.")
         .answers(200, &named::<ApplyResponse>(), "What became of them.", &[])
-        .refuses(&[409, 422]);
+        .refuses(&[409, 412, 422]);
+    let plan = Op::new("plan", "control", "See what an apply of the same request would do")
+        .about("The dry run of an apply: what becomes of each object, and the kernel steps. Nothing changes.")
+        .sends(ApplyRequest::TYPES, &named::<ApplyRequest>(), "As for an apply.")
+        .answers(200, &named::<PlanResponse>(), "What would change.", &[])
+        .refuses(&[409, 412, 422]);
     let export = Op::new("export", "control", "Get all intent in a form that apply takes")
         .asks::<Exporting>()
         .answers(200, &named::<Export>(), "Sorted by kind and name.", &[]);
@@ -61,6 +66,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .refuses(&[404]);
     OpenApiRouter::default()
         .routes(apply.at(HttpMethod::Post, "/v1/apply", self::apply))
+        .routes(plan.at(HttpMethod::Post, "/v1/plan", self::plan))
         .routes(export.at(HttpMethod::Get, "/v1/export", self::export))
         .routes(state.at(HttpMethod::Get, "/v1/namespaces/{name}/state", self::state))
         .routes(topology.at(HttpMethod::Get, "/v1/topology", self::topology))
@@ -78,8 +84,17 @@ async fn apply(
     Ok(Json(door.apply(request, &options, &caller).await?).into_response())
 }
 
-async fn export(State(door): State<Door>, Asked(Exporting(owner)): Asked<Exporting>) -> Answer {
-    Ok(Json(door.controller.export(owner.as_ref())).into_response())
+async fn plan(
+    State(door): State<Door>,
+    Who(caller): Who,
+    Asked(Nothing): Asked<Nothing>,
+    Sent(request): Sent<ApplyRequest>,
+) -> Answer {
+    Ok(Json(door.plan(request, &caller).await?).into_response())
+}
+
+async fn export(State(door): State<Door>, Asked(Exporting { owner, pinned }): Asked<Exporting>) -> Answer {
+    Ok(Json(door.controller.export(owner.as_ref(), pinned)).into_response())
 }
 
 async fn state(State(door): State<Door>, Named(name): Named, Asked(Nothing): Asked<Nothing>) -> Answer {
@@ -111,15 +126,19 @@ async fn allocation(
     Ok(Json(door.controller.allocation(&name)?).into_response())
 }
 
-struct Exporting(Option<Owner>);
+struct Exporting {
+    owner: Option<Owner>,
+    pinned: bool,
+}
 
 impl Words for Exporting {
     fn params() -> Vec<Param> {
-        vec![OWNER]
+        let about = "With what netloom chose where the intent leaves it open.";
+        vec![OWNER, Param { name: "pinned", about, shape: Shape::Flag }]
     }
 
     fn read(said: &Said<'_>) -> Result<Self> {
-        Ok(Self(said.parsed("owner")?))
+        Ok(Self { owner: said.parsed("owner")?, pinned: said.flag("pinned")? })
     }
 }
 

@@ -238,6 +238,7 @@ impl Words for Writing {
             request_id: key.map(|key| words::request_id(key, "Idempotency-Key")).transpose()?,
             wait: words::wait(said.parsed("wait")?)?,
             dry_run: said.flag("dry_run")?,
+            ..WriteOptions::default()
         }))
     }
 }

@@ -4,6 +4,7 @@
 //! buffer when `send` returns, and reading until it is empty is the end.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -21,6 +22,7 @@ use crate::fault::{self, Effect, Fault};
 use crate::kernel::datagram::parts;
 use crate::kernel::extack::Refusal;
 use crate::kernel::socket::{DEFAULT_TIMEOUT, SocketError, enlarge, errno_of, failed, system};
+use crate::telemetry::EFFORT;
 
 /// Room for the refusals of a large batch; a limit, not an allocation.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -118,6 +120,7 @@ impl NetfilterSocket {
             let refusal = Refusal { errno: Some(Errno::from_raw(errno)), extack: None };
             return Ok(vec![(None, refusal)]);
         }
+        EFFORT.firewall.fetch_add(1, Ordering::Relaxed);
         self.send(&batch.finish())?;
         if let Some(Fault::Lost) = fault {
             return Err(SocketError::Overrun);

@@ -10,7 +10,7 @@ use std::error::Error;
 
 use netloom_client::{
     Attachment, AttachmentSpec, Callable, Client, ConnectOptions, DEFAULT_SOCKET, DeleteOptions, Draft,
-    Egress, ErrorReason, Listen, Name, Namespace, NamespaceSpec, Network, NetworkSpec, NoOptions,
+    Egress, ErrorReason, Listen, Name, Namespace, NamespaceSpec, NatEgress, Network, NetworkSpec,
     PortForward, PortForwardSpec, Protocol, Subnet, Target, WriteOptions,
 };
 
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             gateway: Some("192.168.15.5".parse()?),
             ranges: Vec::new(),
         }],
-        egress: Some(Egress::Nat(NoOptions {})),
+        egress: Some(Egress::Nat(NatEgress::default())),
         ..NetworkSpec::default()
     };
     make::<Network>(&client, "v-net-0", network).await?;

@@ -3,8 +3,8 @@
 use std::{fmt::Display, net::IpAddr};
 
 use netloom_client::{
-    Attachment, Bandwidth, Callable, Egress, Namespace, Network, Object, PortForward, PortRange, RateLimit,
-    Reservation, SubnetStatus,
+    Attachment, Bandwidth, Callable, Egress, Namespace, NatEgress, Network, Object, PortForward, PortRange,
+    RateLimit, Reservation, SubnetStatus,
 };
 
 use crate::values::rate_text;
@@ -57,7 +57,7 @@ impl Shown for Network {
             .fold((0, 0i64), |(used, size), subnet| (used + subnet.used, size.saturating_add(subnet.size)));
         vec![
             list(status.subnets.iter().map(|subnet| subnet.cidr), ","),
-            egress(object.spec.egress()).into(),
+            egress(object.spec.egress()),
             text(status.device.as_ref()),
             used_of(used, size, "/"),
         ]
@@ -72,7 +72,7 @@ impl Shown for Network {
         vec![
             ("device", text(status.device.as_ref())),
             ("subnets", list(status.subnets.iter().map(subnet), "\n")),
-            ("egress", egress(spec.egress()).into()),
+            ("egress", egress(spec.egress())),
             ("mtu", text(status.mtu)),
             ("mac", text(status.mac)),
             ("isolation", isolation(object)),
@@ -206,11 +206,18 @@ fn used_of(used: i64, size: i64, of: &str) -> String {
     if size < 1 << 32 { format!("{used}{of}{size}") } else { used.to_string() }
 }
 
-fn egress(egress: Egress) -> &'static str {
+fn egress(egress: Egress) -> String {
     match egress {
-        Egress::Nat(_) => "nat",
-        Egress::Routed(_) => "routed",
-        Egress::None(_) => "none",
+        Egress::Nat(NatEgress { address: None, address_v6: None }) => "nat".into(),
+        Egress::Nat(NatEgress { address, address_v6 }) => {
+            let v6 = address_v6.map(|address| address.to_string());
+            format!(
+                "nat behind {}",
+                list(address.map(|address| address.to_string()).into_iter().chain(v6), " and ")
+            )
+        }
+        Egress::Routed(_) => "routed".into(),
+        Egress::None(_) => "none".into(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use netloom_client::{AddressRange, AdoptedSource, RateLimit};
+use netloom_client::{AddressRange, AdoptedSource, Egress, NatEgress, NoOptions, RateLimit};
 
 /// A label, as `key=value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,29 @@ pub fn range(text: &str) -> Result<AddressRange, String> {
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let address = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| wrong());
     Ok(AddressRange { first: address(first)?, last: address(last)? })
+}
+
+/// How members reach other networks: `nat`, `nat=192.168.1.2`, `nat=192.168.1.2,fd00::2`, `routed`, `none`.
+pub fn egress(text: &str) -> Result<Egress, String> {
+    let addresses = match (text, text.split_once('=')) {
+        ("nat", _) => return Ok(Egress::Nat(NatEgress::default())),
+        ("routed", _) => return Ok(Egress::Routed(NoOptions {})),
+        ("none", _) => return Ok(Egress::None(NoOptions {})),
+        (_, Some(("nat", addresses))) => addresses,
+        (_, _) => return Err("must be nat, nat=ADDRESS, routed or none".into()),
+    };
+    let mut nat = NatEgress::default();
+    for text in addresses.split(',') {
+        let twice = match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => nat.address.replace(address).is_some(),
+            Ok(IpAddr::V6(address)) => nat.address_v6.replace(address).is_some(),
+            Err(_) => return Err(format!("{text:?} is not an address")),
+        };
+        if twice {
+            return Err("has two addresses of one family".into());
+        }
+    }
+    Ok(Egress::Nat(nat))
 }
 
 /// A rate in bits per second, perhaps with a burst in bytes: `10mbit`, `1gbit:2m`, `64000`.

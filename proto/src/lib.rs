@@ -48,7 +48,7 @@ pub use ids::{Etag, RequestId, Uid};
 pub use namespace::{AdoptedSource, Namespace, NamespaceSource, NamespaceSpec, NamespaceStatus};
 pub use net::{Cidr, IfName, InterfaceAddress, Mac, Prefix};
 pub use network::{
-    AddressRange, BridgeKind, Egress, Isolation, MTU_DEFAULT, Network, NetworkKind, NetworkSpec,
+    AddressRange, BridgeKind, Egress, Isolation, MTU_DEFAULT, NatEgress, Network, NetworkKind, NetworkSpec,
     NetworkStatus, NoOptions, Subnet, SubnetStatus,
 };
 pub use object::{

@@ -1,6 +1,6 @@
 //! Network: one layer-2 segment with its subnets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -40,7 +40,8 @@ pub struct NetworkSpec {
     /// How members reach other networks. Unset: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
-    /// Bytes, 576 to 65535 (1280 and more with an IPv6 subnet). Unset: 1500.
+    /// Bytes, 576 to 65535 (1280 and more with an IPv6 subnet). Unset: what the uplink carried when the Network was made,
+    /// which is the interface of the default route; 1500 where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 576)]
     pub mtu: Option<u16>,
@@ -67,6 +68,10 @@ pub struct BridgeKind {
     /// The bridge's device name. Unset: chosen. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<IfName>,
+    /// The bridge is the user's own, and there: ports and gateway addresses are added to it, and nothing else of it is
+    /// changed. Unset: false. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing: Option<bool>,
 }
 
 /// One prefix of a Network.
@@ -103,11 +108,25 @@ pub struct AddressRange {
 #[serde(rename_all = "snake_case")]
 pub enum Egress {
     /// Behind the host's address.
-    Nat(NoOptions),
+    Nat(NatEgress),
     /// With the member's own address; the LAN must know the way back.
     Routed(NoOptions),
     /// Not at all.
     None(NoOptions),
+}
+
+/// Behind an address of the host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NatEgress {
+    /// The IPv4 address behind which members leave; one of the host's. Unset: that of the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// The IPv6 address behind which members leave; one of the host's. Unset: that of the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address_v6: Option<Ipv6Addr>,
 }
 
 /// Nothing has to be said.
@@ -134,19 +153,32 @@ impl NetworkSpec {
     /// The wanted bridge device name.
     pub fn device(&self) -> Option<&IfName> {
         match &self.kind {
-            Some(NetworkKind::Bridge(BridgeKind { device })) => device.as_ref(),
+            Some(NetworkKind::Bridge(BridgeKind { device, existing: _ })) => device.as_ref(),
             None => None,
         }
+    }
+
+    /// Whether the bridge is the user's own.
+    pub fn is_existing(&self) -> bool {
+        match &self.kind {
+            Some(NetworkKind::Bridge(BridgeKind { device: _, existing })) => existing.unwrap_or(false),
+            None => false,
+        }
+    }
+
+    /// The addresses that were chosen for members to leave behind, with the names of their fields.
+    pub fn nat_addresses(&self) -> impl Iterator<Item = (&'static str, IpAddr)> + use<> {
+        let NatEgress { address, address_v6 } = match self.egress() {
+            Egress::Nat(nat) => nat,
+            Egress::Routed(NoOptions {}) | Egress::None(NoOptions {}) => NatEgress::default(),
+        };
+        let v4 = address.map(|address| ("spec.egress.nat.address", address.into()));
+        v4.into_iter().chain(address_v6.map(|address| ("spec.egress.nat.address_v6", address.into())))
     }
 
     /// The egress in effect: none unless said otherwise.
     pub fn egress(&self) -> Egress {
         self.egress.unwrap_or(Egress::None(NoOptions {}))
-    }
-
-    /// The MTU in effect.
-    pub fn mtu(&self) -> u16 {
-        self.mtu.unwrap_or(MTU_DEFAULT)
     }
 
     /// Whether the spoof guard is on.
@@ -238,11 +270,15 @@ impl Noun for Network {
         let has_v6 =
             spec.subnets.iter().filter_map(|subnet| subnet.cidr).any(|cidr| cidr.net().addr().is_ipv6());
         let min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
-        if spec.mtu() < min {
+        if spec.mtu.is_some_and(|mtu| mtu < min) {
             wrong.add(
                 at.field("mtu").to_string(),
                 format!("must be at least {min} for the network's subnets"),
             );
+        }
+        if spec.is_existing() && spec.device().is_none() {
+            let at = at.field("kind").field("bridge").field("device");
+            wrong.add(at.to_string(), "is required when the bridge exists");
         }
         wrong.into_result(())
     }
@@ -318,9 +354,9 @@ impl FromPb<pb::NetworkKind> for NetworkKind {
     fn from_pb(message: pb::NetworkKind, at: &Path) -> Result<Self, Violations> {
         let pb::NetworkKind { kind } = message;
         match kind {
-            Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device })) => {
+            Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device, existing })) => {
                 let at = at.field("bridge").field("device");
-                Ok(NetworkKind::Bridge(BridgeKind { device: optional(device, &at)? }))
+                Ok(NetworkKind::Bridge(BridgeKind { device: optional(device, &at)?, existing }))
             }
             None => Err(Violations::one(at.to_string(), "must have exactly one of bridge")),
         }
@@ -330,9 +366,12 @@ impl FromPb<pb::NetworkKind> for NetworkKind {
 impl ToPb<pb::NetworkKind> for NetworkKind {
     fn to_pb(&self) -> pb::NetworkKind {
         let kind = match self {
-            NetworkKind::Bridge(BridgeKind { device }) => pb::network_kind::Kind::Bridge(pb::BridgeKind {
-                device: device.as_ref().map(IfName::to_string),
-            }),
+            NetworkKind::Bridge(BridgeKind { device, existing }) => {
+                pb::network_kind::Kind::Bridge(pb::BridgeKind {
+                    device: device.as_ref().map(IfName::to_string),
+                    existing: *existing,
+                })
+            }
         };
         pb::NetworkKind { kind: Some(kind) }
     }
@@ -378,7 +417,7 @@ impl FromPb<pb::Egress> for Egress {
     fn from_pb(message: pb::Egress, at: &Path) -> Result<Self, Violations> {
         let pb::Egress { mode } = message;
         match mode {
-            Some(pb::egress::Mode::Nat(pb::NatEgress {})) => Ok(Egress::Nat(NoOptions {})),
+            Some(pb::egress::Mode::Nat(nat)) => Ok(Egress::Nat(NatEgress::from_pb(nat, &at.field("nat"))?)),
             Some(pb::egress::Mode::Routed(pb::RoutedEgress {})) => Ok(Egress::Routed(NoOptions {})),
             Some(pb::egress::Mode::None(pb::NoEgress {})) => Ok(Egress::None(NoOptions {})),
             None => Err(Violations::one(at.to_string(), "must have exactly one of nat, routed, none")),
@@ -389,11 +428,33 @@ impl FromPb<pb::Egress> for Egress {
 impl ToPb<pb::Egress> for Egress {
     fn to_pb(&self) -> pb::Egress {
         let mode = match self {
-            Egress::Nat(NoOptions {}) => pb::egress::Mode::Nat(pb::NatEgress {}),
+            Egress::Nat(nat) => pb::egress::Mode::Nat(nat.to_pb()),
             Egress::Routed(NoOptions {}) => pb::egress::Mode::Routed(pb::RoutedEgress {}),
             Egress::None(NoOptions {}) => pb::egress::Mode::None(pb::NoEgress {}),
         };
         pb::Egress { mode: Some(mode) }
+    }
+}
+
+impl FromPb<pb::NatEgress> for NatEgress {
+    fn from_pb(message: pb::NatEgress, at: &Path) -> Result<Self, Violations> {
+        let pb::NatEgress { address, address_v6 } = message;
+        let wrong = |field, text: &str, family| {
+            Violations::one(at.field(field).to_string(), format!("{text:?} is not an {family} address"))
+        };
+        let v4 = |text: String| text.parse().map_err(|_| wrong("address", &text, "IPv4"));
+        let v6 = |text: String| text.parse().map_err(|_| wrong("address_v6", &text, "IPv6"));
+        Ok(Self { address: address.map(v4).transpose()?, address_v6: address_v6.map(v6).transpose()? })
+    }
+}
+
+impl ToPb<pb::NatEgress> for NatEgress {
+    fn to_pb(&self) -> pb::NatEgress {
+        let Self { address, address_v6 } = self;
+        pb::NatEgress {
+            address: address.as_ref().map(Ipv4Addr::to_string),
+            address_v6: address_v6.as_ref().map(Ipv6Addr::to_string),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `stories`: red, blue and v-net-0 through both doors; restarts; nothing left behind
 //! - `attachments`: bandwidth, metrics, wanted names, addresses that change hands
+//! - `networks`: the chosen way out, what they carry, bridges of the user's own
 //! - `bad_input`: what is refused, and that nothing changes
 //! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
 //! - `command`: every subcommand of `netloom`, its output and exit codes
@@ -36,6 +37,7 @@ mod host;
 mod lab;
 mod namespaces;
 mod netloom;
+mod networks;
 mod rest;
 mod stories;
 mod stream;

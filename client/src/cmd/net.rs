@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use netloom_client::{
     AddressRange, BridgeKind, Cidr, Egress, IfName, Isolation, Name, Network, NetworkKind, NetworkSpec,
-    NoOptions, Subnet,
+    Subnet,
 };
 
 use super::{
@@ -55,13 +55,16 @@ pub struct Add {
     /// Choose addresses from here only, in the subnet that holds it; may be repeated
     #[arg(long = "range", value_name = "FIRST-LAST", requires = "subnets", value_parser = crate::values::range)]
     ranges: Vec<AddressRange>,
-    /// How members reach other networks: nat (behind the host's address), routed (with their own; the LAN must know the way back), none [default: none]
-    #[arg(long, value_enum, value_name = "WAY", hide_possible_values = true)]
-    egress: Option<Way>,
+    /// How members reach other networks: nat (behind the host's address), nat=ADDRESS[,ADDRESS] (behind these of the host's, one per family), routed (with their own; the LAN must know the way back), none [default: none]
+    #[arg(long, value_name = "WAY", value_parser = crate::values::egress)]
+    egress: Option<Egress>,
     /// The bridge's device name [default: chosen]
     #[arg(long, value_name = "NAME")]
     device: Option<IfName>,
-    /// Bytes [default: 1500]
+    /// Use this bridge, which is there already; nothing of it is changed but what netloom adds
+    #[arg(long, value_name = "NAME", conflicts_with = "device")]
+    existing_bridge: Option<IfName>,
+    /// Bytes [default: what the uplink, or the existing bridge, carries]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
     /// Keep members from each other [default: false]
@@ -78,17 +81,6 @@ pub struct Add {
     spoof_guard: Option<bool>,
     #[command(flatten)]
     about: About,
-}
-
-/// What `--egress` takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Way {
-    /// Behind the host's address
-    Nat,
-    /// With the member's own address; the LAN must know the way back
-    Routed,
-    /// Not at all
-    None,
 }
 
 impl Command {
@@ -119,16 +111,13 @@ impl Add {
             networks: self.isolate_networks,
             host: self.isolate_host,
         };
-        let egress = |way| match way {
-            Way::Nat => Egress::Nat(NoOptions {}),
-            Way::Routed => Egress::Routed(NoOptions {}),
-            Way::None => Egress::None(NoOptions {}),
-        };
-        let bridge = |device| NetworkKind::Bridge(BridgeKind { device: Some(device) });
+        let existing = self.existing_bridge.is_some().then_some(true);
+        let device = self.existing_bridge.as_ref().or(self.device.as_ref()).cloned();
+        let bridge = |device| NetworkKind::Bridge(BridgeKind { device: Some(device), existing });
         Ok(NetworkSpec {
-            kind: self.device.clone().map(bridge),
+            kind: device.map(bridge),
             subnets: self.subnets()?,
-            egress: self.egress.map(egress),
+            egress: self.egress,
             mtu: self.mtu,
             isolation: Some(isolation).filter(|isolation| *isolation != Isolation::default()),
             spoof_guard: self.spoof_guard,
@@ -197,9 +186,24 @@ mod tests {
         let spec = spec("n --isolate-members --isolate-networks=false --egress routed --device br7").unwrap();
         let isolation = Isolation { members: Some(true), networks: Some(false), host: None };
         assert_eq!(spec.isolation, Some(isolation));
-        assert_eq!(spec.egress, Some(Egress::Routed(NoOptions {})));
+        assert_eq!(spec.egress, Some(Egress::Routed(netloom_client::NoOptions {})));
         assert_eq!(spec.device().map(ToString::to_string).as_deref(), Some("br7"));
         assert_eq!(spec.spoof_guard, None);
+    }
+
+    #[test]
+    fn an_egress_may_name_addresses_and_a_bridge_may_be_there_already() {
+        let made = spec("n --egress nat=192.168.1.2,fd00::2 --existing-bridge br0").unwrap();
+        let (address, address_v6) = ("192.168.1.2".parse().ok(), "fd00::2".parse().ok());
+        assert_eq!(made.egress, Some(Egress::Nat(netloom_client::NatEgress { address, address_v6 })));
+        assert!(made.is_existing());
+        let plain = Egress::Nat(netloom_client::NatEgress::default());
+        assert_eq!(spec("n --egress nat").unwrap().egress, Some(plain));
+        for line in
+            ["n --egress nat=x", "n --egress nat=", "n --egress nat=10.0.0.1,10.0.0.2", "n --egress out"]
+        {
+            assert!(spec(line).is_err(), "{line}");
+        }
     }
 
     #[test]

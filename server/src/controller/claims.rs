@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use netloom_api::{
-    AddressRange, Attachment, AttachmentSpec, Cidr, ErrorReason, IfName, InterfaceAddress, Kind, Listen,
-    Name, Namespace, NamespaceSpec, Network, NetworkSpec, PortForward, PortForwardSpec, Protocol,
-    Reservation, ReservationSpec, Subnet, Uid,
+    AddressRange, Attachment, AttachmentSpec, ErrorReason, IfName, InterfaceAddress, Kind, Listen, Name,
+    Namespace, NamespaceSpec, Network, PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec,
+    Uid,
 };
 
 use super::{
@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     ipam,
     world::{
-        Adoption, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored,
-        SubnetAlloc, World, WorldNoun, mac_of,
+        Adoption, AttachmentAlloc, NamespaceAlloc, PortForwardAlloc, ReservationAlloc, Stored, SubnetAlloc,
+        World, WorldNoun, mac_of,
     },
 };
 
@@ -96,103 +96,6 @@ fn changed_meanwhile(name: &Name) -> Error {
     Error::new(ErrorReason::Unavailable, format!("Namespace {name} has changed meanwhile; try again"))
 }
 
-impl Claims for Network {
-    fn check_immutable(old: &NetworkSpec, new: &NetworkSpec) -> Result<()> {
-        if new.device().is_some() && old.device() != new.device() {
-            return Err(Error::immutable("spec.kind.bridge.device", Kind::Network));
-        }
-        let fixed = |subnets: &[Subnet]| subnets.iter().map(|s| (s.cidr, s.gateway)).collect::<Vec<_>>();
-        if fixed(&old.subnets) != fixed(&new.subnets) {
-            return Err(Error::immutable("spec.subnets", Kind::Network));
-        }
-        Ok(())
-    }
-
-    fn claim(
-        edit: &mut Edit,
-        name: &Name,
-        uid: Uid,
-        spec: &NetworkSpec,
-        old: Option<&NetworkAlloc>,
-        context: &Context,
-    ) -> Result<NetworkAlloc> {
-        if let Some(old) = old {
-            return Ok(old.clone());
-        }
-        let device = match spec.device() {
-            Some(device) => wanted_device(&edit.world, device)?,
-            None => device_of(uid)?,
-        };
-        let chosen = [Subnet::default()];
-        let wanted = if spec.subnets.is_empty() { &chosen[..] } else { &spec.subnets[..] };
-        let mut subnets: Vec<SubnetAlloc> = Vec::new();
-        for (index, subnet) in wanted.iter().enumerate() {
-            let cidr = match subnet.cidr {
-                Some(cidr) => explicit_subnet(edit, cidr, index, context)?,
-                None => chosen_subnet(edit, &subnets, context)?,
-            };
-            let gateway = subnet.gateway.unwrap_or_else(|| cidr.first_host());
-            subnets.push(SubnetAlloc { cidr, gateway });
-        }
-        // A range that the gateway fills alone would be a network without room.
-        tracing::trace!(network = %name, ?subnets, "subnets");
-        Ok(NetworkAlloc { device, mac: mac_of(uid, "bridge"), subnets })
-    }
-}
-
-fn wanted_device(world: &World, device: &IfName) -> Result<IfName> {
-    if let Some((kind, holder)) = world.device_holder(device) {
-        let detail = format!("the device name {device} belongs to {kind} {holder}");
-        let error = Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("{kind}/{holder}"));
-        return Err(error.at("spec.kind.bridge.device"));
-    }
-    // Names of this form are made from identities; a wanted one could clash with an object to come.
-    let tail = device.as_str().strip_prefix(crate::hostnet::DEVICE_PREFIX).unwrap_or_default();
-    if tail.len() == 10 && tail.bytes().all(|c| c.is_ascii_hexdigit()) {
-        let detail =
-            format!("{device} has the form of the names that netloom chooses itself (nl and ten hex digits)");
-        return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.kind.bridge.device"));
-    }
-    Ok(device.clone())
-}
-
-fn explicit_subnet(edit: &Edit, cidr: Cidr, index: usize, context: &Context) -> Result<Cidr> {
-    let field = format!("spec.subnets[{index}].cidr");
-    if let Some((other, holder)) = edit.world.overlapping(&cidr.net()) {
-        let detail = format!("{cidr} overlaps {other} of Network {holder}");
-        return Err(Error::new(ErrorReason::Overlap, detail)
-            .with("conflict", format!("Network/{holder}"))
-            .at(field));
-    }
-    if let Some((other, link)) = context.on_link.iter().find(|(net, _)| cidr.overlaps(net)) {
-        let detail = format!("{cidr} overlaps {other}, which the host has on its own link {link}");
-        return Err(Error::new(ErrorReason::Overlap, detail).with("conflict", link).at(field));
-    }
-    Ok(cidr)
-}
-
-fn chosen_subnet(edit: &Edit, own: &[SubnetAlloc], context: &Context) -> Result<Cidr> {
-    let taken = |net: &ipnet::IpNet| {
-        let networks = edit.world.overlapping(net).map(|(other, _)| *other);
-        let host = || {
-            context
-                .on_link
-                .iter()
-                .map(|(other, _)| *other)
-                .find(|other| other.contains(&net.network()) || net.contains(&other.network()))
-        };
-        let mine =
-            || own.iter().map(|subnet| subnet.cidr).find(|cidr| cidr.overlaps(net)).map(|cidr| cidr.net());
-        networks.or_else(host).or_else(mine)
-    };
-    ipam::choose_subnet(&context.pools, taken).map_err(|_| {
-        let pools: Vec<String> = context.pools.iter().map(|pool| pool.cidr.to_string()).collect();
-        let detail =
-            format!("no subnet is left in the pools {}; name a subnet, or configure more", pools.join(", "));
-        Error::new(ErrorReason::PoolExhausted, detail).at("spec.subnets")
-    })
-}
-
 impl Claims for Attachment {
     fn check_immutable(old: &AttachmentSpec, new: &AttachmentSpec) -> Result<()> {
         for (field, differs) in [
@@ -218,8 +121,8 @@ impl Claims for Attachment {
     ) -> Result<AttachmentAlloc> {
         reference::<Namespace>(&edit.world, "spec.namespace", &spec.namespace)?;
         let network = reference::<Network>(&edit.world, "spec.network", &spec.network)?;
-        if let Some(mtu) = spec.mtu.filter(|mtu| *mtu > network.spec.mtu()) {
-            let detail = format!("{mtu} is above the network's MTU of {}", network.spec.mtu());
+        if let Some(mtu) = spec.mtu.filter(|mtu| *mtu > network.mtu()) {
+            let detail = format!("{mtu} is above the network's MTU of {}", network.mtu());
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.mtu"));
         }
         let has_v6 = network.alloc.subnets.iter().any(|subnet| subnet.gateway.is_ipv6());

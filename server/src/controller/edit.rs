@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
 use netloom_api::{
     Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
     Network, Owner, PortForward, Protocol, Reservation, Timestamp, Uid,
@@ -28,6 +27,7 @@ use super::{
 use crate::{
     config::Pool,
     error::{Error, Result},
+    want::HostLinks,
     world::{AnyStored, Stored, World, WorldNoun},
 };
 
@@ -106,8 +106,8 @@ pub(super) struct Context {
     pub faulty: Faults,
     /// Where subnets are chosen from.
     pub pools: Arc<[Pool]>,
-    /// Prefixes of the host's own links, with the links' names.
-    pub on_link: Vec<(IpNet, String)>,
+    /// The host's own links.
+    pub host: HostLinks,
     /// Where listen ports are chosen from.
     pub forward_ports: RangeInclusive<u16>,
     /// Ports that other processes were found to have, just now.

@@ -9,6 +9,7 @@ mod diagnose;
 mod edit;
 mod inside;
 mod intent;
+mod networks;
 mod patch;
 mod pin;
 mod ports;
@@ -39,7 +40,7 @@ use crate::{
         board::{Board, Waited},
     },
     store::{RequestRecord, Store},
-    want::{Surroundings, scope_of, want},
+    want::{HostLinks, Surroundings, scope_of, want},
     world::World,
 };
 use edit::{Context, Edit};
@@ -237,7 +238,7 @@ impl Controller {
             Change::Create(_) | Change::Put(_) | Change::Patch(_) => change.target().0 == Kind::Network,
             Change::Delete(_) => false,
         });
-        let on_link = if makes_network { self.on_link().await? } else { Vec::new() };
+        let host = if makes_network { self.host_links().await? } else { HostLinks::default() };
         let inside = self.inside(changes, terms).await?;
         let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
         Ok(Context {
@@ -245,7 +246,7 @@ impl Controller {
             terms: terms.clone(),
             faulty: edit::Faults::new(),
             pools: self.pools.clone(),
-            on_link,
+            host,
             forward_ports: self.forward_ports.clone(),
             busy: BTreeSet::new(),
             sctp: features.sctp,
@@ -265,10 +266,10 @@ impl Controller {
         asked.map_err(|error| Error::internal(error.to_string()))
     }
 
-    /// The host's own prefixes; those of our own devices are left out, since the World knows them.
-    async fn on_link(&self) -> Result<Vec<(ipnet::IpNet, String)>> {
+    /// The host's own links; our own devices are left out, since the World knows them.
+    async fn host_links(&self) -> Result<HostLinks> {
         let kernel = self.kernel.clone();
-        let found = tokio::task::spawn_blocking(move || kernel.on_link()).await;
+        let found = tokio::task::spawn_blocking(move || kernel.links()).await;
         let found = found.map_err(|error| Error::internal(error.to_string()))?;
         found.map_err(|why| {
             Error::new(ErrorReason::Unavailable, format!("the host's addresses are not known: {why}"))
@@ -537,7 +538,7 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
         terms: Terms::default(),
         faulty: edit::Faults::new(),
         pools: config.pools.into(),
-        on_link: Vec::new(),
+        host: HostLinks::default(),
         forward_ports: config.forward_ports,
         busy: BTreeSet::new(),
         sctp: true,

@@ -4,7 +4,7 @@ use netloom_api::{AnyDraft, Subnet};
 
 use crate::world::AnyStored;
 
-/// The object as a caller would send it who wants exactly what netloom chose: subnets and gateways, addresses, MACs,
+/// The object as a caller would send it who wants exactly what netloom chose: subnets, gateways and MTUs, addresses, MACs,
 /// interface names, ports. What follows from an identity, as the device of a bridge that names none, does not go along.
 pub(super) fn pin(object: &AnyStored) -> AnyDraft {
     let mut draft = object.to_draft();
@@ -17,6 +17,7 @@ pub(super) fn pin(object: &AnyStored) -> AnyDraft {
                 ..wanted.get(index).cloned().unwrap_or_default()
             });
             draft.spec.subnets = subnets.collect();
+            draft.spec.mtu = Some(network.mtu());
         }
         (AnyDraft::Attachment(draft), AnyStored::Attachment(attachment)) => {
             let chosen = &attachment.alloc;

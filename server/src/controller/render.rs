@@ -121,7 +121,7 @@ impl Render for Network {
             device: Some(object.alloc.device.clone()),
             ifindex: entry.facts.ifindex,
             mac: Some(object.alloc.mac),
-            mtu: Some(object.spec.mtu()),
+            mtu: Some(object.mtu()),
             subnets: subnets.collect(),
             attachments: count(world.attachments_on(&object.meta.name)),
         }

@@ -80,6 +80,8 @@ pub struct HostNet {
     pub addresses: BTreeMap<Address, Mark>,
     /// Routes that bear our protocol.
     pub routes: BTreeMap<Route, Mark>,
+    /// Bridges of the user's own that Networks use: which one. Of them only our addresses and ports are wanted.
+    pub borrowed: BTreeMap<IfName, Uid>,
     /// Limits of ours on what links of the host send.
     pub limits: BTreeMap<IfName, Tbf>,
     /// What a link of the host receives goes through a queue first, by our hand: which.

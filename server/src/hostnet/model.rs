@@ -74,7 +74,7 @@ impl HostNet {
             Action::AddRule(element) => {
                 self.rules.elements.insert(element.clone());
             }
-            Action::Announce(_) | Action::Forget(_) => {}
+            Action::UseBridge { .. } | Action::Announce(_) | Action::Forget(_) => {}
         }
     }
 

@@ -76,6 +76,7 @@ impl fmt::Display for Step {
                 write!(f, "ip link add {device}{} mtu {} type bridge mcast_snooping 0", mac(link), link.mtu)?;
                 if link.up { write!(f, "; ip link set {device} up") } else { Ok(()) }
             }
+            Action::UseBridge { device, keep_mac: _ } => write!(f, "ip link show {device} type bridge"),
             Action::CreateIfb { device, link } => {
                 write!(f, "ip link add {device} mtu {} type ifb", link.mtu)
             }
@@ -138,7 +139,19 @@ fn mac(link: &Link) -> String {
 /// One line per thing, sorted, so that two hosts can be compared as text.
 impl fmt::Display for HostNet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespaces, adopted, links, addresses, routes, limits, detours, sysctls, rules } = self;
+        // What is borrowed is a relation of ours, not a thing that the host has.
+        let Self {
+            namespaces,
+            adopted,
+            links,
+            addresses,
+            routes,
+            borrowed: _,
+            limits,
+            detours,
+            sysctls,
+            rules,
+        } = self;
         for (name, mark) in namespaces {
             writeln!(f, "netns {name}{}", foreign(*mark))?;
         }

@@ -49,6 +49,14 @@ pub enum Action {
         /// What it is to be.
         link: Link,
     },
+    /// Sees that the user's own bridge is there, before something is added to it.
+    UseBridge {
+        /// Its name.
+        device: IfName,
+        /// Also sees that it keeps its MAC address: Linux takes that of a bridge away with its last port, unless it was
+        /// set. One that has ports of others has it from them.
+        keep_mac: bool,
+    },
     /// Makes a queue in the host, marked and down.
     CreateIfb {
         /// Its name.
@@ -160,6 +168,7 @@ impl Action {
             Action::Adopt { .. } => "adopt_namespace",
             Action::Release { .. } => "release_namespace",
             Action::CreateBridge { .. } => "create_bridge",
+            Action::UseBridge { .. } => "use_bridge",
             Action::CreateIfb { .. } => "create_ifb",
             Action::CreateCable { .. } => "create_cable",
             Action::SetLink { .. } => "set_link",

@@ -80,6 +80,7 @@ impl Planner<'_> {
         self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));
         self.plan.steps.extend(add.into_iter().map(|element| Step::of_host(Action::AddRule(element))));
         self.end_detours();
+        self.leave_borrowed();
         let doomed: Vec<&(Stack, IfName)> = have
             .links
             .iter()
@@ -103,6 +104,33 @@ impl Planner<'_> {
             if mark.is_ours() && !want.namespaces.contains_key(name) {
                 self.step(*mark, Action::DeleteNamespace { name: name.clone() });
             }
+        }
+    }
+
+    /// Our addresses on links of others go one by one.
+    fn leave_borrowed(&mut self) {
+        let (have, want) = (self.have, self.want);
+        for (address, mark) in &have.addresses {
+            let link = have.links.get(&(address.stack.clone(), address.link.clone()));
+            let foreign = link.map_or(have.borrowed.contains_key(&address.link), |link| !link.mark.is_ours());
+            let on_host = address.stack == Stack::Host;
+            if on_host && foreign && mark.is_ours() && !want.addresses.contains_key(address) {
+                self.step(*mark, Action::DeleteAddress(address.clone()));
+            }
+        }
+    }
+
+    /// The addresses of a Network on the user's own bridge.
+    fn add_to_borrowed(&mut self, device: &IfName) {
+        let (have, want) = (self.have, self.want);
+        let key = (Stack::Host, device.clone());
+        let missing = want.addresses.iter().filter(|(address, _)| is_on(address, &key));
+        let mut missing = missing.filter(|(address, _)| !have.addresses.contains_key(address)).peekable();
+        if let Some((_, mark)) = missing.peek() {
+            self.step(**mark, Action::UseBridge { device: device.clone(), keep_mac: true });
+        }
+        for (address, mark) in missing {
+            self.step(*mark, Action::AddAddress(address.clone()));
         }
     }
 
@@ -157,6 +185,9 @@ impl Planner<'_> {
             if *stack == Stack::Host && link.kind == LinkKind::Bridge {
                 self.add_bridge(name, link);
             }
+        }
+        for device in want.borrowed.keys() {
+            self.add_to_borrowed(device);
         }
         // Queues before the cables whose frames they hold back.
         for ((stack, name), link) in &want.links {
@@ -276,12 +307,18 @@ impl Planner<'_> {
                 return;
             }
             None => {
+                self.use_master(link);
                 let (stack, interface) = peer.clone();
                 let (device, link, inside) = (name.clone(), link.clone(), inside.clone());
                 self.step(link.mark, Action::CreateCable { device, link, stack, interface, inside });
                 true
             }
-            Some(_) => false,
+            Some(have) => {
+                if have.master != link.master {
+                    self.use_master(link);
+                }
+                false
+            }
         };
         let down = |link: &Link| Link { up: false, hairpin: false, mark: Mark::Group, ..link.clone() };
         let (have_outer, have_inner) = if fresh {
@@ -306,6 +343,12 @@ impl Planner<'_> {
         let announced: Vec<Address> = self.want.addresses.keys().filter(new).cloned().collect();
         for address in announced {
             self.step(inside.mark, Action::Announce(address));
+        }
+    }
+
+    fn use_master(&mut self, port: &Link) {
+        if let Some(bridge) = port.master.as_ref().filter(|bridge| self.want.borrowed.contains_key(*bridge)) {
+            self.step(port.mark, Action::UseBridge { device: bridge.clone(), keep_mac: false });
         }
     }
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use netloom_api::{
     AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
-    NamespaceSpec, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol, RateLimit,
-    Subnet, Target, Timestamp,
+    NamespaceSpec, NatEgress, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol,
+    RateLimit, Subnet, Target, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -63,7 +63,7 @@ fn world(recipe: &Recipe, before: &World) -> World {
         }
         let egress = match egress {
             0 => Egress::None(NoOptions {}),
-            1 => Egress::Nat(NoOptions {}),
+            1 => Egress::Nat(NatEgress::default()),
             _ => Egress::Routed(NoOptions {}),
         };
         let isolation = Isolation { members: Some(*members), ..Isolation::default() };

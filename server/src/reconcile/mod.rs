@@ -189,6 +189,11 @@ impl<H: Host> Reconciler<H> {
         if changed.iter().find(shapes).is_some() && need(&self.applied) != need(world) {
             scope.host = true;
         }
+        // Whether the host has the address that a network leaves behind is a fact of the host.
+        let leaves_behind = |name: &Name| {
+            world.get::<netloom_api::Network>(name).is_some_and(|network| !network.alloc.nat.is_empty())
+        };
+        scope.host |= changed.iter().any(|(kind, name)| *kind == Kind::Network && leaves_behind(name));
         scope
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Finished {
     failures: BTreeMap<Uid, Failure>,
     /// Nothing can be said: the host could not be observed.
     unknown: Option<String>,
+    /// The host's own addresses, as last seen.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Round {
@@ -133,7 +136,11 @@ impl Round {
         have.namespaces.retain(|name, mark| ours(mark) || wanted.namespaces.contains_key(name));
         have.adopted.retain(|name, _| self.scope.namespaces.contains(name));
         have.links.retain(|key, link| {
-            ours(&link.mark) || wanted.links.contains_key(key) || like.links.contains_key(key)
+            ours(&link.mark)
+                || wanted.links.contains_key(key)
+                || like.links.contains_key(key)
+                || wanted.borrowed.contains_key(&key.1)
+                || like.borrowed.contains_key(&key.1)
         });
         let links = have.links.clone();
         have.addresses
@@ -168,8 +175,9 @@ impl Round {
         failures: BTreeMap<Uid, Failure>,
         unknown: Option<String>,
     ) -> Finished {
+        let addresses = self.surroundings().facts.addresses;
         let Self { id, changed, scope, after, .. } = self;
-        Finished { id, after, changed, scope, facts, failures, unknown }
+        Finished { id, after, changed, scope, facts, failures, unknown, addresses }
     }
 }
 
@@ -289,7 +297,11 @@ impl Finished {
                 failed(Kind::Network, &attachment.spec.network)
                     .or_else(|| failed(Kind::Namespace, &attachment.spec.namespace))
             }
-            AnyStored::Namespace(_) | AnyStored::Network(_) | AnyStored::Reservation(_) => None,
+            AnyStored::Network(network) => {
+                let lost = network.alloc.nat.iter().find(|address| !self.addresses.contains(address))?;
+                Some(format!("the host has no address {lost} any more; what leaves behind it gets no answer"))
+            }
+            AnyStored::Namespace(_) | AnyStored::Reservation(_) => None,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn mtu(attachment: &Stored<Attachment>, network: &Stored<Network>) ->
 
 /// The MTU that an attachment like this has.
 pub(crate) fn mtu_of(spec: &AttachmentSpec, network: &Stored<Network>) -> u16 {
-    spec.mtu.unwrap_or(network.spec.mtu()).min(network.spec.mtu())
+    spec.mtu.unwrap_or(network.mtu()).min(network.mtu())
 }
 
 fn cable(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut HostNet) {
@@ -41,18 +41,26 @@ fn cable(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut H
     let alloc = &attachment.alloc;
     let outer = (Stack::Host, alloc.host_device.clone());
     let inner = (Stack::Namespace(attachment.spec.namespace.clone()), alloc.interface.clone());
-    let end = |peer: &(Stack, _), mac, master| Link {
+    if network.alloc.borrowed.is_some() {
+        net.borrowed.insert(network.alloc.device.clone(), network.meta.uid);
+    }
+    let end = |peer: &(Stack, _), mac, master, mtu: u16| Link {
         mark,
         kind: LinkKind::Veth { peer: Some(peer.clone()) },
         mac: Some(mac),
-        mtu: u32::from(mtu(attachment, network)),
+        mtu: mtu.into(),
         up: true,
         hairpin: Option::is_some(&master),
         master,
     };
-    let host_mac = mac_of(attachment.meta.uid, "host end");
-    net.links.insert(outer.clone(), end(&inner, host_mac, Some(network.alloc.device.clone())));
-    net.links.insert(inner.clone(), end(&outer, alloc.mac, None));
+    // A bridge takes the lowest address of its ports for its own, unless it was given one; the user's own keeps its.
+    let host_mac = match network.alloc.borrowed {
+        Some(_) => network.alloc.mac,
+        None => mac_of(attachment.meta.uid, "host end"),
+    };
+    let bridge = Some(network.alloc.device.clone());
+    net.links.insert(outer.clone(), end(&inner, host_mac, bridge, network.port_mtu()));
+    net.links.insert(inner.clone(), end(&outer, alloc.mac, None, mtu(attachment, network)));
     for address in &alloc.addresses {
         let address = Address { stack: inner.0.clone(), link: inner.1.clone(), net: address.0 };
         net.addresses.insert(address, mark);

@@ -1,8 +1,12 @@
 //! What netloom wants of the host as a whole: forwarding where something needs it, and no strangers forwarded by it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use netloom_api::{Egress, IfName, Network, PortForward};
+use ipnet::IpNet;
+use netloom_api::{Egress, IfName, Mac, Network, PortForward};
 
 use super::{Surroundings, network};
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
         HostNet, Stack, Sysctl,
         rules::{Element, Skeleton, Transport},
     },
-    world::World,
+    world::{Borrowed, World},
 };
 
 /// The host's own links and switches.
@@ -22,6 +26,32 @@ pub struct HostFacts {
     pub ip_forward: bool,
     /// `net.ipv6.conf.all.forwarding`
     pub ipv6_forward: bool,
+    /// Its own addresses of global scope.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What of the host choices depend on, as it is when they are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostLinks {
+    /// Prefixes of its own links, with the links' names.
+    pub on_link: Vec<(IpNet, String)>,
+    /// Its own addresses of global scope.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What the interface of the default route carries; of several families the least.
+    pub uplink_mtu: Option<u32>,
+    /// Bridges that are not ours.
+    pub bridges: BTreeMap<IfName, OwnBridge>,
+}
+
+/// A bridge that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnBridge {
+    /// Its MAC address.
+    pub mac: Mac,
+    /// In bytes.
+    pub mtu: u32,
+    /// Its switches.
+    pub switches: Borrowed,
 }
 
 /// One of the host's own links.
@@ -49,6 +79,7 @@ pub fn needs_forwarding(world: &World) -> (bool, bool) {
     (v4, v6)
 }
 
+/// Bridges of the user's own that Networks use are theirs as much as ours: what passes them is judged as ours.
 pub(super) fn want(world: &World, around: &Surroundings, net: &mut HostNet) {
     net.rules.elements.extend(around.api_ports.iter().map(|port| Element::api(Transport::Tcp, *port)));
     if !around.manages_forwarding {
@@ -58,7 +89,8 @@ pub(super) fn want(world: &World, around: &Surroundings, net: &mut HostNet) {
     let facts = &around.facts;
     // Somebody else forwards too: then strangers are theirs to judge.
     let others_forward = facts.ip_forward || (around.features.force_forwarding && facts.ipv6_forward);
-    for (name, uplink) in &facts.uplinks {
+    let uplinks = || facts.uplinks.iter().filter(|(name, _)| world.device_holder(name).is_none());
+    for (name, uplink) in uplinks() {
         // What was once switched on stays on: traffic of others may have come to rely on it.
         let mut ours = uplink.guarded;
         if v4 && !uplink.forwarding4 {
@@ -74,7 +106,7 @@ pub(super) fn want(world: &World, around: &Surroundings, net: &mut HostNet) {
         }
     }
     if v6 && around.features.ipv6 && !around.features.force_forwarding && !facts.ipv6_forward {
-        for (name, uplink) in &facts.uplinks {
+        for (name, uplink) in uplinks() {
             if uplink.ipv6 {
                 // A forwarding host ignores router advertisements unless told otherwise; its own default route must live.
                 net.sysctls.insert((Stack::Host, Sysctl::AcceptRa(name.clone())), "2".into());

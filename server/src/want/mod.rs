@@ -1,6 +1,7 @@
 //! Pure: what the World wants of the host, one file per noun.
 //!
-//! An object that is being deleted wants nothing, but for an adopted Namespace, which wants to be left as it was. Want comes from the World alone, so whatever order objects were made
+//! An object that is being deleted wants nothing, but that what is the user's own, an adopted Namespace or a bridge, be as it
+//! was. Want comes from the World alone, so whatever order objects were made
 //! in, the host ends up the same.
 
 mod attachment;
@@ -16,7 +17,7 @@ use crate::{
 };
 
 pub(crate) use attachment::mtu_of;
-pub use host::{HostFacts, Uplink, needs_forwarding};
+pub use host::{HostFacts, HostLinks, OwnBridge, Uplink, needs_forwarding};
 pub(crate) use network::on_prefix;
 pub(crate) use port_forward::targets;
 pub use scope::{everything, scope_of};
@@ -46,6 +47,10 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     }
     for network in scope.networks.iter().filter_map(|name| living(world, name)) {
         network::want(world, network, around, &mut net);
+    }
+    let dying = |name| world.get(name).filter(|network| network.meta.delete_time.is_some());
+    for network in scope.networks.iter().filter_map(dying) {
+        network::give_back(network, around, &mut net);
     }
     for attachment in scope.attachments.iter().filter_map(|name| living(world, name)) {
         attachment::want(world, attachment, &mut net);

@@ -44,14 +44,15 @@ pub(crate) fn targets(
     [v4.first().copied(), v6.first().copied()].into_iter().flatten().filter(fits)
 }
 
-/// Whether the host may reach a member of the network under 127.0.0.1.
-fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
+/// Whether the host may reach a member of the network under 127.0.0.1; on the user's own bridge it may have before.
+pub(super) fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
     let loopback = |listen: &Listen| listen.address.is_none_or(|address| address.is_loopback());
     let published = world.attachments_on(&network.meta.name).any(|attachment| {
         let forwards = world.forwards_to(attachment).filter_map(|name| living::<PortForward>(world, name));
         forwards.into_iter().any(|forward| loopback(&forward.spec.listen))
     });
-    if published { "1" } else { "0" }
+    let before = network.alloc.borrowed.is_some_and(|was| was.route_localnet);
+    if published || before { "1" } else { "0" }
 }
 
 /// One hash element per single or shifted port, one interval element for a range that keeps its ports.

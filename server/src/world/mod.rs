@@ -69,6 +69,43 @@ pub struct NetworkAlloc {
     pub mac: Mac,
     /// The subnets in effect, in the order of the spec.
     pub subnets: Vec<SubnetAlloc>,
+    /// The MTU when the spec does not say: what the uplink, or the user's own bridge, carried at creation. Before there was
+    /// such a choice it was 1500.
+    #[serde(default = "mtu_default")]
+    pub mtu: u16,
+    /// Chosen addresses to leave behind that the host had when they were chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nat: Vec<IpAddr>,
+    /// Of a bridge that is the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowed: Option<Borrowed>,
+}
+
+/// What of the user's own bridge we may have to switch, as it was before; it is put back when the Network goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Borrowed {
+    /// `net.ipv4.conf.<bridge>.forwarding`
+    pub forwarding4: bool,
+    /// `net.ipv6.conf.<bridge>.force_forwarding`
+    pub forwarding6: bool,
+    /// `net.ipv4.conf.<bridge>.route_localnet`
+    pub route_localnet: bool,
+}
+
+fn mtu_default() -> u16 {
+    netloom_api::MTU_DEFAULT
+}
+
+impl Stored<Network> {
+    /// The MTU in effect.
+    pub fn mtu(&self) -> u16 {
+        self.spec.mtu.unwrap_or(self.alloc.mtu)
+    }
+
+    /// The MTU of its ports. A port that carries less than the user's own bridge would take the bridge's MTU down.
+    pub fn port_mtu(&self) -> u16 {
+        if self.alloc.borrowed.is_some() { self.alloc.mtu } else { self.mtu() }
+    }
 }
 
 /// One subnet in effect.

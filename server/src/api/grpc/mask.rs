@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn nat() -> pb::NetworkSpec {
-        let mode = Some(pb::egress::Mode::Nat(pb::NatEgress {}));
+        let mode = Some(pb::egress::Mode::Nat(pb::NatEgress::default()));
         pb::NetworkSpec { egress: Some(pb::Egress { mode }), mtu: Some(1400), ..pb::NetworkSpec::default() }
     }
 
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_field_inside_a_union_is_where_rest_has_it() {
         let device = Some("br7".to_owned());
-        let kind = Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device }));
+        let kind = Some(pb::network_kind::Kind::Bridge(pb::BridgeKind { device, existing: None }));
         let kind = Some(pb::NetworkKind { kind });
         let spec = pb::NetworkSpec { kind, ..pb::NetworkSpec::default() };
         let device = masked(Kind::Network, network(spec), &["spec.kind.bridge.device"]);

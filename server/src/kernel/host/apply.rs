@@ -49,6 +49,7 @@ enum Sort {
     DeleteLink,
     /// One at a time: the next steps need what it made.
     Cable,
+    UseBridge,
     In(Stack),
     Announce(Stack),
 }
@@ -64,6 +65,7 @@ impl Sort {
             Action::Adopt { .. } | Action::Release { .. } => Sort::Adopt,
             Action::DeleteLink { .. } => Sort::DeleteLink,
             Action::CreateCable { .. } => Sort::Cable,
+            Action::UseBridge { .. } => Sort::UseBridge,
             Action::CreateBridge { .. }
             | Action::CreateIfb { .. }
             | Action::SetLimit { .. }
@@ -99,6 +101,7 @@ impl Work<'_> {
             Sort::Adopt => steps.iter().map(|step| self.adopt(step)).collect(),
             Sort::DeleteLink => reap::remove(self.inner, steps, &self.failed),
             Sort::Cable => steps.iter().map(|step| self.create_cable(step)).collect(),
+            Sort::UseBridge => steps.iter().map(|step| self.use_bridge(step)).collect(),
             Sort::In(Stack::Host) => self.in_host(steps),
             Sort::In(Stack::Namespace(name)) => self.in_namespace(name, steps),
             Sort::Announce(stack) => {
@@ -192,6 +195,22 @@ impl Work<'_> {
         }
     }
 
+    /// From here on these steps may add to it.
+    fn use_bridge(&mut self, step: &Step) -> Outcome {
+        let Action::UseBridge { device, keep_mac } = &step.action else { return Outcome::Skipped };
+        if self.is_skipped(step) {
+            return Outcome::Skipped;
+        }
+        match self.inner.with_socket(|socket| Ok(link::users_bridge(socket, device, *keep_mac))) {
+            Ok(Ok(index)) => {
+                self.known.insert((Stack::Host, device.clone()), index);
+                done()
+            }
+            Ok(Err(outcome)) => outcome,
+            Err(error) => lost(&error),
+        }
+    }
+
     fn create_cable(&mut self, step: &Step) -> Outcome {
         match &step.action {
             Action::CreateCable { stack, .. } if !self.is_skipped(step) => {
@@ -203,11 +222,12 @@ impl Work<'_> {
 
     fn cable_into(&mut self, stack: &Stack, step: &Step) -> Result<Facts, Outcome> {
         let inner = self.inner;
+        let known = self.known.clone();
         let namespace = match stack {
             Stack::Host => None,
             Stack::Namespace(name) => Some(self.session(name)?.as_fd()),
         };
-        let work = |socket: &mut RouteSocket| Ok(link::create_cable(socket, step, namespace));
+        let work = |socket: &mut RouteSocket| Ok(link::create_cable(socket, step, namespace, &known));
         inner.with_socket(work).unwrap_or_else(|error: SocketError| Err(lost(&error)))
     }
 

@@ -203,6 +203,11 @@ impl<'a> Run<'a> {
                 }
                 return self.note(at, step, done());
             }
+            Action::DeleteAddress(address) if *self.stack == Stack::Host => match self.is_ours(address) {
+                Ok(true) => self.message(step),
+                Ok(false) => return self.note(at, step, done()),
+                Err(outcome) => Err(outcome),
+            },
             Action::SetLink { stack: _, link, change } => {
                 // A link must be a port before it can be told how to be one.
                 if let LinkChange { master: Some(Some(_)), hairpin: Some(_), .. } = change {
@@ -223,6 +228,7 @@ impl<'a> Run<'a> {
             | Action::Adopt { .. }
             | Action::Release { .. }
             | Action::CreateCable { .. }
+            | Action::UseBridge { .. }
             | Action::DeleteLink { .. }
             | Action::InstallRules
             | Action::Forget(_)
@@ -233,6 +239,21 @@ impl<'a> Run<'a> {
             Ok(message) => self.pending.push(Pending { at, step, message }),
             Err(outcome) => self.note(at, step, outcome),
         }
+    }
+
+    /// Whether the address is one that we may remove: on a link of ours, or on a stranger's with our mark.
+    fn is_ours(&mut self, address: &Address) -> Result<bool, Outcome> {
+        let Address { link, net, .. } = address;
+        let found = self.socket.link_by_name(link.as_str()).map_err(|error| of_request(link, &error))?;
+        let Some(found) = found else { return Ok(false) };
+        if mark(&found).is_ours() {
+            return Ok(true);
+        }
+        let bears_mark = observe::has_our_address(self.socket, found.header.index, *net).map_err(surprise)?;
+        if bears_mark {
+            self.known.insert((self.stack.clone(), link.clone()), found.header.index);
+        }
+        Ok(bears_mark)
     }
 
     fn create(

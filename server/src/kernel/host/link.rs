@@ -11,13 +11,14 @@ use netloom_api::IfName;
 use nix::errno::Errno;
 
 use super::{
-    dump::mark,
+    dump::{Dump, kind, mark},
+    inside::Known,
     message,
     outcome::{conflict, failed, of_request, refused, surprise},
 };
 use crate::{
-    hostnet::{Action, Facts, FailureSort, Outcome, Step},
-    kernel::socket::{RequestError, RouteSocket, create},
+    hostnet::{Action, Facts, FailureSort, Outcome, Stack, Step},
+    kernel::socket::{RequestError, RouteSocket, create, request},
 };
 
 /// Makes a cable whose other end is in `namespace`, or here.
@@ -25,11 +26,12 @@ pub(super) fn create_cable(
     socket: &mut RouteSocket,
     step: &Step,
     namespace: Option<BorrowedFd<'_>>,
+    known: &Known,
 ) -> Result<Facts, Outcome> {
     let Action::CreateCable { device, link, stack: _, interface, inside } = &step.action else {
         return Err(Outcome::Skipped);
     };
-    let master = link.master.as_ref().map(|bridge| our_bridge(socket, bridge)).transpose()?;
+    let master = link.master.as_ref().map(|bridge| our_bridge(socket, bridge, known)).transpose()?;
     let cable = message::cable(device.as_str(), link, master, interface.as_str(), inside, namespace);
     match make(socket, create(RouteNetlinkMessage::NewLink(cable))) {
         Ok(()) => {}
@@ -69,8 +71,47 @@ fn found(socket: &mut RouteSocket, device: &IfName) -> Result<LinkMessage, Outco
     link.ok_or_else(|| surprise(format!("{device} was made, and is gone")))
 }
 
-/// A stranger's bridge never gets a port from us.
-fn our_bridge(socket: &mut RouteSocket, bridge: &IfName) -> Result<u32, Outcome> {
+/// The user's own bridge, which a Network says it may use.
+pub(super) fn users_bridge(
+    socket: &mut RouteSocket,
+    bridge: &IfName,
+    keep_mac: bool,
+) -> Result<u32, Outcome> {
+    let found = socket.link_by_name(bridge.as_str()).map_err(|error| of_request(bridge, &error))?;
+    match found {
+        Some(found) if mark(&found).is_ours() => Err(conflict(format!("{bridge} was made by netloom"))),
+        Some(found) if kind(&found) == "bridge" => {
+            if keep_mac {
+                fix_mac(socket, bridge, &found)?;
+            }
+            Ok(found.header.index)
+        }
+        Some(_) => Err(conflict(format!("the device {bridge} is no bridge"))),
+        None => Err(conflict(format!("there is no bridge {bridge} on the host"))),
+    }
+}
+
+/// Sets the MAC address that a bridge without ports of others has: the value stays, and from now on stays with it.
+fn fix_mac(socket: &mut RouteSocket, name: &IfName, bridge: &LinkMessage) -> Result<(), Outcome> {
+    let index = bridge.header.index;
+    let dump = Dump::take(socket).map_err(|error| surprise(error.to_string()))?;
+    let is_port = |link: &&LinkMessage| link.attributes.contains(&LinkAttribute::Controller(index));
+    if dump.links.iter().filter(is_port).any(|port| !mark(port).is_ours()) {
+        return Ok(());
+    }
+    let mut same = LinkMessage::default();
+    same.header.index = index;
+    let is_mac = |attribute: &&LinkAttribute| matches!(attribute, LinkAttribute::Address(_));
+    same.attributes.extend(bridge.attributes.iter().find(is_mac).cloned());
+    let set = socket.request_reply(request(RouteNetlinkMessage::SetLink(same)));
+    set.map(drop).map_err(|error| of_request(name, &error))
+}
+
+/// A stranger's bridge never gets a port from us, unless these steps have seen that we may use it.
+fn our_bridge(socket: &mut RouteSocket, bridge: &IfName, known: &Known) -> Result<u32, Outcome> {
+    if let Some(index) = known.get(&(Stack::Host, bridge.clone())) {
+        return Ok(*index);
+    }
     match socket.link_by_name(bridge.as_str()) {
         Ok(Some(found)) if mark(&found).is_ours() => Ok(found.header.index),
         Ok(Some(_)) => Err(conflict(format!("the device {bridge} was not made by netloom"))),

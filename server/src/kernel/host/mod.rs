@@ -43,7 +43,7 @@ use crate::{
     diagnose::{ProbePlan, seen::Seen},
     hostnet::{Features, HostNet, Mark, Outcome, Stack, Step},
     reconcile::Host,
-    want::HostFacts,
+    want::{HostFacts, HostLinks},
     world::{Adoption, Stored, World},
 };
 use flows::FlowForgetter;
@@ -186,9 +186,9 @@ impl Kernel {
         &self.0.release
     }
 
-    /// The prefixes of the host's own links.
-    pub fn on_link(&self) -> Result<Vec<(ipnet::IpNet, String)>, String> {
-        facts::on_link(&self.0)
+    /// What of the host choices depend on.
+    pub fn links(&self) -> Result<HostLinks, String> {
+        facts::links(&self.0)
     }
 
     /// What one stack has, now.

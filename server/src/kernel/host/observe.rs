@@ -13,7 +13,7 @@ use std::{
 use netlink_packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{address::AddressMessage, route::RouteMessage};
 use netloom_api::{IfName, Mac, Name, Namespace};
 
 use super::{
@@ -104,6 +104,17 @@ pub(super) fn has_address(socket: &mut RouteSocket, address: &Address) -> Result
     }))
 }
 
+/// Whether the link of this index has this address with our mark.
+pub(super) fn has_our_address(
+    socket: &mut RouteSocket,
+    index: u32,
+    net: ipnet::IpNet,
+) -> Result<bool, String> {
+    let dump = Dump::take(socket).map_err(text)?;
+    let on_it = |message: &&AddressMessage| message.header.index == index;
+    Ok(dump.addresses.iter().filter(on_it).any(|message| address_of(message) == Some((net, true))))
+}
+
 /// Whether a stack has exactly this route of ours.
 pub(super) fn has_route(socket: &mut RouteSocket, route: &Route) -> Result<bool, String> {
     let names = Dump::take(socket).map_err(text)?.names();
@@ -127,13 +138,16 @@ pub(super) fn is_so_without_ipv6(sysctl: &Sysctl, value: &str) -> bool {
     match sysctl {
         Sysctl::DisableIpv6(_) => value == "1",
         Sysctl::AcceptRa(_) | Sysctl::AcceptDad(_) | Sysctl::ForceForwarding6(_) | Sysctl::Forwarding6All => {
-            !Path::new("/proc/sys/net/ipv6").exists()
+            !Path::new("/proc/sys/net/ipv6").exists() || is_gone(sysctl)
         }
-        Sysctl::Forwarding4(_)
-        | Sysctl::RouteLocalnet(_)
-        | Sysctl::PromoteSecondaries(_)
-        | Sysctl::Named { .. } => false,
+        Sysctl::Forwarding4(_) | Sysctl::RouteLocalnet(_) => is_gone(sysctl),
+        Sysctl::PromoteSecondaries(_) | Sysctl::Named { .. } => false,
     }
+}
+
+/// A link that is gone has nothing to switch; that it should be there is for the steps about the link to find.
+fn is_gone(sysctl: &Sysctl) -> bool {
+    sysctl.link().is_some_and(|link| !Path::new(&format!("/proc/sys/net/ipv4/conf/{link}")).exists())
 }
 
 /// What is behind a name.
@@ -257,8 +271,16 @@ impl Seen {
             let key = (stack.clone(), name.clone());
             let owner = net.links.get(&key).map_or(Mark::Foreign, |link| link.mark);
             let on_cable = peers.contains_key(&message.header.index);
-            if (owner.is_ours() || on_cable) && (is_ours || !comes_by_itself(address.addr())) {
-                let mark = if is_ours { owner } else { Mark::Foreign };
+            let on_host = key.0 == Stack::Host;
+            let is_bridge = net.links.get(&key).is_some_and(|link| link.kind == LinkKind::Bridge);
+            // The user's own bridges may have addresses of ours, and some of their own where ours are wanted.
+            let matters = owner.is_ours() || on_cable || (on_host && (is_bridge || is_ours));
+            if matters && (is_ours || !comes_by_itself(address.addr())) {
+                let mark = match (is_ours, owner) {
+                    (true, Mark::Foreign) if on_host => Mark::Group,
+                    (true, owner) => owner,
+                    (false, _) => Mark::Foreign,
+                };
                 net.addresses.insert(Address { stack: key.0, link: key.1, net: address }, mark);
             }
         }
@@ -344,10 +366,14 @@ fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
         Sysctl::ForceForwarding6,
         Sysctl::RouteLocalnet,
     ];
-    let ours = net.links.iter().filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours());
-    for ((_, name), link) in ours {
-        let makers: &[fn(IfName) -> Sysctl] =
-            if link.kind == LinkKind::Bridge { &of_bridges } else { &of_ports };
+    for ((_, name), link) in net.links.iter().filter(|((stack, _), _)| *stack == Stack::Host) {
+        let makers: &[fn(IfName) -> Sysctl] = match (&link.kind, link.mark.is_ours()) {
+            (LinkKind::Bridge, true) => &of_bridges,
+            // What we may switch of the user's own bridges.
+            (LinkKind::Bridge, false) => &of_bridges[3..],
+            (_, true) => &of_ports,
+            (_, false) => &[],
+        };
         for make in makers {
             let sysctl = make(name.clone());
             if let Some(value) = read(&sysctl)? {

@@ -12,7 +12,7 @@ use netlink_packet_route::{
 };
 use netloom_api::{
     AnyDraft, Attachment, AttachmentSpec, BridgeKind, Draft, Egress, IfName, Labels, Namespace,
-    NamespaceSpec, Network, NetworkKind, NetworkSpec, NoOptions, Subnet, Timestamp,
+    NamespaceSpec, NatEgress, Network, NetworkKind, NetworkSpec, Subnet, Timestamp,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -53,9 +53,12 @@ fn world_of(subnets: Vec<(&str, Option<&str>)>, mtu: Option<u16>) -> World {
     };
     let network = NetworkSpec {
         subnets: subnets.into_iter().map(|(cidr, gateway)| subnet(cidr, gateway)).collect(),
-        kind: Some(NetworkKind::Bridge(BridgeKind { device: Some("v-net-0".parse().unwrap()) })),
+        kind: Some(NetworkKind::Bridge(BridgeKind {
+            device: Some("v-net-0".parse().unwrap()),
+            existing: None,
+        })),
         mtu,
-        egress: Some(Egress::Nat(NoOptions {})),
+        egress: Some(Egress::Nat(NatEgress::default())),
         ..NetworkSpec::default()
     };
     let attachment = AttachmentSpec {

@@ -68,6 +68,9 @@ pub(super) fn network(of: &str, n: u8) -> AnyStored {
     let alloc = NetworkAlloc {
         device: format!("br-{of}").parse().unwrap(),
         mac: "02:00:00:00:00:01".parse().unwrap(),
+        mtu: 1500,
+        nat: vec![],
+        borrowed: None,
         subnets: vec![
             subnet(format!("10.{n}.0.0/24"), format!("10.{n}.0.1")),
             subnet(format!("fd00:{n}::/64"), format!("fd00:{n}::1")),

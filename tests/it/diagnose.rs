@@ -6,10 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netloom_api::DiagnoseRequest;
+use netloom_api::{Attachment, CheckId, ConditionReason, ConditionStatus, DiagnoseRequest, Finding, Uid};
 use netloom_server::{
-    diagnose::seen::Hook,
+    config::EventRetention,
+    diagnose::{Facts, conclude, diagnose, seen::Hook, stacks_of},
+    hostnet::{
+        Action, Outcome, Step,
+        rules::{Element, Transport},
+    },
     kernel::{
+        Kernel,
         echo::serve_tcp,
         lan::Lan,
         netns::{Namespaces, own},
@@ -17,10 +23,13 @@ use netloom_server::{
         sysctl::{self, Key},
         thread,
     },
+    reconcile::{Host as _, board::Entry},
+    store::{Store, StoreOptions},
+    want::Surroundings,
 };
 use serde_json::{Value, json};
 
-use crate::host::{Daemon, lan, on_host};
+use crate::host::{Daemon, HOME, lan, on_host};
 
 /// The lesson's host, with two more networks: one that is open to others, and one that keeps its members apart.
 struct Scene {
@@ -284,16 +293,6 @@ fn forwarding_filters_and_neighbours_are_named() {
         let off = || write("net.ipv4.conf.eth0.forwarding", "0");
         scene.fault_of_ours("forwarding", out(), off).await;
         scene.fault_of_ours("forwarding", out(), || write("net.ipv4.conf.v-net-0.forwarding", "0")).await;
-        // The LAN's own way into the host is through eth0; to a stranger behind another link it is not.
-        let strict = || {
-            write("net.ipv4.conf.eth0.rp_filter", "1");
-            stranger::add_route(&typed("192.168.1.3/32", None, Some("lo"))).unwrap();
-        };
-        let lax = || {
-            write("net.ipv4.conf.eth0.rp_filter", "0");
-            stranger::delete_route(&typed("192.168.1.3/32", None, Some("lo"))).unwrap();
-        };
-        let _ = (strict, lax);
         let add = |hook, drops| move || stranger::add_firewall("ufw", hook, drops).unwrap();
         let remove = || stranger::remove_firewall("ufw").unwrap();
         scene.fault("foreign.rules", out(), add(Hook::Forward, Drops::All), remove).await;
@@ -406,5 +405,73 @@ fn both_doors_answer_alike_and_a_bad_question_is_refused() {
         asked["probe"] = json!(true);
         let refused = reader.post("/v1/diagnose", &asked).await;
         assert_eq!((refused.status, &refused.body["reason"]), (403, &json!("PERMISSION_DENIED")));
+    });
+}
+
+/// What the firewall holds is the daemon's alone while it lives; so it is stopped, and its own parts are asked.
+#[test]
+fn what_is_missing_in_the_firewall_is_named() {
+    on_host(async || {
+        let mut scene = Scene::set().await;
+        let (red_port, blue_port) = (scene.host_device("red0").await, scene.host_device("blue0").await);
+        scene.daemon.stop();
+        let options =
+            StoreOptions { state_dir: format!("{HOME}/state").into(), events: EventRetention::default() };
+        let store = Store::open(options).await.unwrap();
+        let world = store.snapshot().world;
+        let kernel = Kernel::open().unwrap();
+        let around = Surroundings {
+            features: kernel.features(),
+            manages_forwarding: true,
+            api_ports: Vec::new(),
+            facts: kernel.facts().unwrap(),
+        };
+        let _web =
+            serve_tcp(Namespaces::default().open("blue").unwrap(), "0.0.0.0:80".parse().unwrap(), "blue")
+                .unwrap();
+        let ready = |_: &Uid| {
+            Some(Entry::new(ConditionStatus::True, ConditionReason::Programmed, 1, String::new()).ready)
+        };
+        let cause = |question: &Value| {
+            let request: DiagnoseRequest = serde_json::from_value(question.clone()).unwrap();
+            let seen = kernel.look(&stacks_of(&world, &request)).unwrap();
+            conclude(
+                diagnose(&Facts { world: &world, seen: &seen, around: &around, ready: &ready }, &request)
+                    .checks,
+            )
+        };
+        let out = question("red", "192.168.1.3");
+        let members = question("red", "blue");
+        let web = web_from(json!({"address": "192.168.1.3"}));
+        let mac = |attachment: &str| {
+            world.get::<Attachment>(&attachment.parse().unwrap()).unwrap().alloc.mac.bytes()
+        };
+        let guard = |port: &str, attachment: &str, address: &str| {
+            Element::guard4(port, mac(attachment), address.parse().unwrap())
+        };
+        let to = "192.168.15.2".parse().unwrap();
+        let cases = [
+            (Element::masq4("192.168.15.0/24".parse().unwrap()), &out, CheckId::Nat),
+            (Element::egress("v-net-0"), &out, CheckId::Egress),
+            (Element::fwd4any(Transport::Tcp, 80, to, 80), &web, CheckId::Publish),
+            (guard(&red_port, "red0", "192.168.15.1"), &members, CheckId::FromGuard),
+            (guard(&blue_port, "blue0", "192.168.15.2"), &members, CheckId::ToGuard),
+            (Element::hostok("v-net-0"), &question("red", "host"), CheckId::IsolationHost),
+        ];
+        for (element, question, expected) in cases {
+            assert_eq!(cause(question).cause, None, "{question}");
+            let change = |action: Action| {
+                assert!(matches!(kernel.apply(&[Step::of_host(action)])[..], [Outcome::Done(_)]))
+            };
+            change(Action::RemoveRule(element.clone()));
+            let found = cause(question);
+            assert_eq!(found.cause, Some(expected), "{element}: {found:#?}");
+            assert_eq!(found.verdict, Finding::Unreachable, "{element}: {found:#?}");
+            change(Action::AddRule(element));
+        }
+        stranger::remove_firewall("netloom").unwrap();
+        let found = cause(&members);
+        assert_eq!((found.cause, found.verdict), (Some(CheckId::Firewall), Finding::Unknown), "{found:#?}");
+        store.close().await;
     });
 }

@@ -15,9 +15,8 @@ use crate::fault::Fault;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   netloom diagnose red blue
-  netloom diagnose red 192.168.1.3
-  netloom diagnose host web --probe
-  netloom diagnose red blue:80 --protocol tcp -o json
+  netloom diagnose red0 192.168.1.3 --probe
+  netloom diagnose host blue -o json
 
 FROM and TO are each a namespace, an attachment, `host` or an IP address; TO may also be a port forward. A port may follow \
 TO: NAME:PORT, 192.168.1.2:80, [fd00::1]:80. A name that is both is taken as namespace, then attachment, then port forward; \

@@ -49,7 +49,6 @@ impl<'a> Walk<'a> {
     pub(super) fn first_route(&mut self, from: &Party<'a>, target: IpAddr) {
         let Some(stack) = from.stack.clone() else { return };
         let Some(here) = self.here(&stack) else { return };
-        let source = from.address.or_else(|| own_address(from, target));
         self.probe = Some(ProbePlan {
             stack: stack.clone(),
             source: from.address,
@@ -74,7 +73,7 @@ impl<'a> Walk<'a> {
             );
         }
         if let Some(via) = way.via {
-            self.gateway(here, &stack, way, via, source);
+            self.gateway(here, &stack, way, via);
         }
     }
 
@@ -94,14 +93,13 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn gateway(&mut self, here: &'a Here, stack: &Stack, way: &Way, via: IpAddr, source: Option<IpAddr>) {
+    fn gateway(&mut self, here: &'a Here, stack: &Stack, way: &Way, via: IpAddr) {
         let link = way.link.as_deref().unwrap_or_default();
         let known = here.neighbour(link, via);
         let neighbour = known.map_or("it is not in the neighbour table yet".to_owned(), |one| {
             let mac = one.mac.map(|mac| format!(" at {mac}")).unwrap_or_default();
             format!("its neighbour entry{mac} is {}", one.state)
         });
-        let _ = source;
         match self.next(here, stack, link, via) {
             Next::Stack(other, by, _) => {
                 self.pass(

@@ -17,6 +17,7 @@
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
 //! - `namespaces`: adopted ones, settings inside, and who is in them
+//! - `live_change`: what a PATCH changes under open connections
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -35,6 +36,7 @@ mod forwards;
 mod help;
 mod host;
 mod lab;
+mod live_change;
 mod namespaces;
 mod netloom;
 mod networks;

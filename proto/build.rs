@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 21] = [
+const PATCHABLE: [&str; 22] = [
     "NamespaceSpec",
     "NamespaceSource",
     "ManagedSource",
@@ -27,6 +27,7 @@ const PATCHABLE: [&str; 21] = [
     "Listen",
     "Target",
     "ReservationSpec",
+    "RouteSpec",
 ];
 
 /// The unions in them, each the only field of its message.

@@ -162,8 +162,9 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::NamespaceInUse => "--force removes its name; it goes when the last process does",
         ErrorReason::PortTaken => "`ss -lntup` shows who listens, `netloom forwards ls` what is published",
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",
+        ErrorReason::NeedsForce => "--force does it all the same",
         ErrorReason::Overlap => "leave the subnet out and a free one is chosen",
-        ErrorReason::RouteTaken => "leave the metric out and a free one is chosen",
+        ErrorReason::RouteTaken => "another metric makes it another route; `netloom route ls` shows them",
         ErrorReason::OwnedByOther => "--take-ownership takes it over",
         ErrorReason::RevisionMismatch => "`netloom plan` shows what would be done now",
         ErrorReason::EtagMismatch => "somebody else changed it; look again before you repeat",
@@ -180,6 +181,7 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         | ErrorReason::MacTaken
         | ErrorReason::DeviceTaken
         | ErrorReason::NamespaceTaken
+        | ErrorReason::GatewayUnreachable
         | ErrorReason::PoolExhausted
         | ErrorReason::Expired
         | ErrorReason::TooLarge

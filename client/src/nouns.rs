@@ -2,7 +2,7 @@
 
 use netloom_api::{
     Attachment, Draft, FromPb as _, Name, Namespace, Network, Noun, Object, Path, PortForward, Reservation,
-    ToPb as _, pb,
+    Route, ToPb as _, pb,
 };
 
 use crate::{
@@ -174,4 +174,13 @@ calls! {
     create_reservation CreateReservationRequest;
     update_reservation UpdateReservationRequest;
     delete_reservation DeleteReservationRequest;
+}
+
+calls! {
+    Route route in route_service_client::RouteServiceClient;
+    list_routes ListRoutesRequest by [namespace];
+    get_route GetRouteRequest;
+    create_route CreateRouteRequest;
+    update_route UpdateRouteRequest;
+    delete_route DeleteRouteRequest;
 }

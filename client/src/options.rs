@@ -15,7 +15,7 @@ pub struct ListOptions {
     pub owner: Option<Owner>,
     /// Only with all of these labels.
     pub labels: Labels,
-    /// Only of this Namespace; for Attachments and PortForwards.
+    /// Only of this Namespace; for Attachments, PortForwards and Routes.
     pub namespace: Option<Name>,
     /// Only of this Network; for Attachments, PortForwards and Reservations.
     pub network: Option<Name>,
@@ -30,6 +30,8 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Makes a retry safe: the same key and request answer with the object that the first call made.
     pub request_id: Option<RequestId>,
+    /// Do what is refused without it because it may cut the host off.
+    pub force: bool,
 }
 
 /// How an object is changed.
@@ -116,13 +118,14 @@ impl Default for WatchOptions {
 
 impl WriteOptions {
     pub(crate) fn to_pb(&self) -> pb::WriteOptions {
-        let Self { wait, dry_run, request_id } = self;
+        let Self { wait, dry_run, request_id, force } = self;
         // What is too long for the wire is far above the daemon's limit, which then says so.
         let longest = prost_types::Duration { seconds: i64::MAX, nanos: 0 };
         pb::WriteOptions {
             request_id: request_id.as_ref().map(RequestId::to_string),
             wait: wait.map(|wait| prost_types::Duration::try_from(wait).unwrap_or(longest)),
             dry_run: dry_run.then_some(true),
+            force: force.then_some(true),
         }
     }
 }

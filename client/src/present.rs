@@ -4,7 +4,7 @@ use std::{fmt::Display, net::IpAddr};
 
 use netloom_client::{
     Attachment, Bandwidth, Callable, Egress, Namespace, NatEgress, Network, Object, PortForward, PortRange,
-    RateLimit, Reservation, SubnetStatus,
+    RateLimit, Reservation, Route, RouteType, SubnetStatus,
 };
 
 use crate::values::rate_text;
@@ -182,6 +182,44 @@ impl Shown for Reservation {
 
     fn gist(object: &Object<Self>) -> String {
         format!("{} of {}", text(object.status.noun.address), object.spec.network)
+    }
+}
+
+impl Shown for Route {
+    const WORD: &'static str = "route";
+    const COLUMNS: &'static [&'static str] = &["NAMESPACE", "DESTINATION", "WAY", "METRIC"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        vec![spec.namespace.to_string(), spec.destination.to_string(), way(object), text(status.metric)]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        vec![
+            ("namespace", spec.namespace.to_string()),
+            ("destination", spec.destination.to_string()),
+            ("type", text(status.type_)),
+            ("via", text(spec.via)),
+            ("device", text(status.device.as_ref())),
+            ("metric", text(status.metric)),
+            ("table", text(status.table)),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        format!("{} {} in {}", object.spec.destination, way(object), object.spec.namespace)
+    }
+}
+
+/// Where packets go: `via 192.168.15.5 dev eth0`, or `blackhole`.
+fn way(object: &Object<Route>) -> String {
+    let (spec, status) = (&object.spec, &object.status.noun);
+    let via = spec.via.map(|via| format!("via {via}"));
+    let device = status.device.as_ref().or(spec.interface.as_ref()).map(|device| format!("dev {device}"));
+    match spec.type_() {
+        RouteType::Unicast => list(via.into_iter().chain(device), " "),
+        other => other.to_string(),
     }
 }
 

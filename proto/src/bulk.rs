@@ -18,6 +18,7 @@ use crate::{
     port_forward::PortForward,
     problem::Violations,
     reservation::Reservation,
+    route::Route,
     text::{Name, Owner},
 };
 
@@ -193,6 +194,7 @@ any_noun! {
     Attachment attachment,
     PortForward port_forward,
     Reservation reservation,
+    Route route,
 }
 
 /// The body of an apply.
@@ -416,4 +418,5 @@ const _: fn() = || {
     noun::<Attachment>();
     noun::<PortForward>();
     noun::<Reservation>();
+    noun::<Route>();
 };

@@ -26,6 +26,7 @@ mod plan;
 mod port_forward;
 mod problem;
 mod reservation;
+mod route;
 mod schema;
 mod state;
 mod sysctl;
@@ -62,6 +63,7 @@ pub use port_forward::{
 };
 pub use problem::{ErrorReason, Problem, Violation, Violations};
 pub use reservation::{Reservation, ReservationSpec, ReservationStatus};
+pub use route::{METRIC_DEFAULT, Route, RouteSpec, RouteStatus, RouteType, TABLE_MAIN};
 pub use state::{InterfaceState, NamespaceState, NeighbourState, ProcessState, RouteState, Version};
 pub use sysctl::{SysctlKey, Sysctls};
 pub use text::{Annotations, Labels, Name, NetnsPath, Note, Owner};

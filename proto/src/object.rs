@@ -31,15 +31,18 @@ pub enum Kind {
     PortForward,
     /// An address that is kept back.
     Reservation,
+    /// A route of a Namespace or of the host.
+    Route,
 }
 
 /// The nouns by their names.
-pub const KIND_NAMES: [(Kind, &str); 5] = [
+pub const KIND_NAMES: [(Kind, &str); 6] = [
     (Kind::Namespace, "Namespace"),
     (Kind::Network, "Network"),
     (Kind::Attachment, "Attachment"),
     (Kind::PortForward, "PortForward"),
     (Kind::Reservation, "Reservation"),
+    (Kind::Route, "Route"),
 ];
 
 impl Kind {
@@ -51,6 +54,7 @@ impl Kind {
             Kind::Attachment => "Attachment",
             Kind::PortForward => "PortForward",
             Kind::Reservation => "Reservation",
+            Kind::Route => "Route",
         }
     }
 
@@ -62,6 +66,7 @@ impl Kind {
             Kind::Attachment => "attachments",
             Kind::PortForward => "port-forwards",
             Kind::Reservation => "reservations",
+            Kind::Route => "routes",
         }
     }
 }
@@ -139,6 +144,8 @@ pub enum ConditionReason {
     NamespaceGone,
     /// Another process has the host port.
     PortTaken,
+    /// The gateway of a Route is in no subnet that can be reached without one.
+    GatewayUnreachable,
     /// The kernel refused; the message has its words.
     KernelError,
     /// IP forwarding is off and netloom may not switch it on.
@@ -169,7 +176,8 @@ macro_rules! words {
 }
 
 words!(ConditionStatus: True, False, Unknown);
-words!(ConditionReason: Programmed, Pending, DependencyNotReady, Conflict, NamespaceGone, PortTaken, KernelError,
+words!(ConditionReason: Programmed, Pending, DependencyNotReady, Conflict, NamespaceGone, PortTaken, GatewayUnreachable,
+    KernelError,
     ForwardingDisabled, Deleting);
 
 /// One statement about the health of an object.

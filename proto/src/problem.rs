@@ -112,8 +112,6 @@ reasons! {
     AddressTaken "ADDRESS_TAKEN" 409 FailedPrecondition "The address is in use",
     /// The MAC address belongs to another member of the network.
     MacTaken "MAC_TAKEN" 409 FailedPrecondition "The MAC address is in use",
-    /// A route to this destination with this metric exists in the namespace.
-    RouteTaken "ROUTE_TAKEN" 409 FailedPrecondition "There is such a route already",
     /// The interface name is in use in the namespace, or the device name on the host.
     DeviceTaken "DEVICE_TAKEN" 409 FailedPrecondition "The device name is in use",
     /// The network namespace is the host's own, is managed, or is adopted by another object.
@@ -122,6 +120,12 @@ reasons! {
     NamespaceInUse "NAMESPACE_IN_USE" 409 FailedPrecondition "Processes are inside of the namespace",
     /// A host port is published or used by another process.
     PortTaken "PORT_TAKEN" 409 FailedPrecondition "The port is in use",
+    /// Another route has the same namespace, table, destination and metric.
+    RouteTaken "ROUTE_TAKEN" 409 FailedPrecondition "There is such a route already",
+    /// A gateway is in no subnet that can be reached without one; metadata has the subnets.
+    GatewayUnreachable "GATEWAY_UNREACHABLE" 409 FailedPrecondition "The gateway cannot be reached",
+    /// It may cut the host off, so it must be forced.
+    NeedsForce "NEEDS_FORCE" 409 FailedPrecondition "It needs force",
     /// No address, subnet or port is left to choose.
     PoolExhausted "POOL_EXHAUSTED" 409 ResourceExhausted "Nothing is left to choose from",
     /// The event position is no longer kept; list again.

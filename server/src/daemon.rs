@@ -48,6 +48,11 @@ impl Daemon {
         let listeners = api::listen::open(config).context("the listeners cannot be opened")?;
         let api_ports =
             listeners.iter().filter_map(|listener| listener.local_addr()).map(|address| address.port());
+        let api: Vec<_> = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr())
+            .map(|address| address.ip())
+            .collect();
         let around = Arc::new(RwLock::new(Surroundings {
             features: kernel.features(),
             manages_forwarding: config.forwarding == Forwarding::Manage,
@@ -61,7 +66,7 @@ impl Daemon {
         let board = Arc::new(Board::default());
         let (waker, changes) = reconcile::queue();
         let pools: Arc<[_]> = config.pools.clone().into();
-        let controller = Arc::new(Controller::new(
+        let controller = Controller::new(
             intent.clone(),
             board.clone(),
             around.clone(),
@@ -69,7 +74,8 @@ impl Daemon {
             waker,
             pools,
             config.forward_ports.clone(),
-        ));
+        );
+        let controller = Arc::new(controller.listening_on(api));
 
         let (stop, stopped) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(false));

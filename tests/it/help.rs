@@ -40,6 +40,8 @@ fn stages() -> Vec<Vec<Value>> {
             json!({"kind": "PortForward", "name": "tcp-8080", "spec":
                 {"protocol": "tcp", "listen": {"port": 8080}, "target": {"attachment": "blue0", "port": 80}}}),
             json!({"kind": "Reservation", "name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}}),
+            json!({"kind": "Route", "name": "lan", "spec":
+                {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}}),
         ],
     ]
 }

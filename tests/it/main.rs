@@ -18,6 +18,7 @@
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
 //! - `namespaces`: adopted ones, settings inside, and who is in them
 //! - `live_change`: what a PATCH changes under open connections
+//! - `routes`: where packets go, in namespaces and on the host
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -41,6 +42,7 @@ mod namespaces;
 mod netloom;
 mod networks;
 mod rest;
+mod routes;
 mod stories;
 mod stream;
 mod tcp;

@@ -7,7 +7,7 @@ use clap::Args;
 use netloom_client::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Callable, Client, ClientError,
     ConditionStatus, Documents, Kind, ListOptions, Namespace, Network, Object, Owner, PlanResponse,
-    PlannedChange, PortForward, Reservation,
+    PlannedChange, PortForward, Reservation, Route, WriteOptions,
 };
 use tokio::time::Instant;
 
@@ -46,6 +46,9 @@ struct Wanted {
 pub struct Apply {
     #[command(flatten)]
     wanted: Wanted,
+    /// Even if a route may cut the host off
+    #[arg(long)]
+    force: bool,
 }
 
 const APPLY_HELP: &str = "\
@@ -106,9 +109,10 @@ impl Wanted {
 impl Apply {
     pub async fn run(self, session: &Session) -> Result<Outcome> {
         let (request, titles) = self.wanted.read()?;
+        let options = WriteOptions { force: self.force, ..session.write.clone() };
         let client = session.client().await?;
         let kinds: BTreeSet<Kind> = request.objects.iter().map(AnyDraft::kind).collect();
-        let applied = client.apply(request, session.write.clone());
+        let applied = client.apply(request, options);
         let applied = with_progress(applied, &client, &kinds, &titles).await;
         let response = applied.map_err(|error| blamed(error, &titles))?;
         session.format.show(&response, people, names)?;
@@ -187,6 +191,7 @@ async fn ready_among(client: &Client, kinds: &BTreeSet<Kind>, titles: &[String])
             Kind::Attachment => ready_of::<Attachment>(client, &wanted).await?,
             Kind::PortForward => ready_of::<PortForward>(client, &wanted).await?,
             Kind::Reservation => ready_of::<Reservation>(client, &wanted).await?,
+            Kind::Route => ready_of::<Route>(client, &wanted).await?,
         };
     }
     Some(ready)

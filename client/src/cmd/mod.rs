@@ -12,6 +12,7 @@ mod objects;
 mod pages;
 mod publish;
 mod reservations;
+mod route;
 mod state;
 mod status;
 mod topology;
@@ -115,6 +116,12 @@ enum Command {
         after_help = "Example:\n  netloom reservations add vip v-net-0 --address 192.168.15.77"
     )]
     Reservations(reservations::Command),
+    /// Routes in namespaces and on the host
+    #[command(
+        subcommand,
+        after_help = "Example:\n  netloom route add lan blue 192.168.1.0/24 via 192.168.15.5"
+    )]
+    Route(route::Command),
     /// Show which address is whose
     Allocations(allocations::Allocations),
     /// Make objects be as files say, in any order
@@ -174,6 +181,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Unpublish(command) => command.run(&session).await,
         Command::Forwards(command) => command.run(&session).await,
         Command::Reservations(command) => command.run(&session).await,
+        Command::Route(command) => command.run(&session).await,
         Command::Allocations(command) => command.run(&session).await,
         Command::Apply(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
@@ -195,6 +203,7 @@ impl Command {
             Command::Ns(command) => command.writes(),
             Command::Net(command) => command.writes(),
             Command::Reservations(command) => command.writes(),
+            Command::Route(command) => command.writes(),
             Command::Attach(_)
             | Command::Detach(_)
             | Command::Publish(_)
@@ -231,7 +240,7 @@ impl Session {
         if let Some(file) = ca_file {
             connect = connect.ca_file(&file)?;
         }
-        Ok(Self { connect, format: output, write: WriteOptions { wait, dry_run, request_id } })
+        Ok(Self { connect, format: output, write: WriteOptions { wait, dry_run, request_id, force: false } })
     }
 
     async fn client(&self) -> Result<Client> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::Args;
-use netloom_client::{ConditionStatus, DeleteOptions, Draft, Labels, ListOptions, Name, Object, Owner};
+use netloom_client::{
+    ConditionStatus, DeleteOptions, Draft, Labels, ListOptions, Name, Object, Owner, WriteOptions,
+};
 
 use super::{Outcome, Session};
 use crate::{fault::Fault, present::Shown, values::Label};
@@ -105,6 +107,13 @@ pub async fn show<N: Shown>(session: &Session, name: &Name) -> Result<Outcome> {
 
 pub async fn create<N: Shown>(session: &Session, draft: Draft<N>) -> Result<Outcome> {
     let made = session.client().await?.create(draft, session.write.clone()).await?;
+    written(session, &made)
+}
+
+/// Creates even what may cut the host off, if `force`.
+pub async fn create_forced<N: Shown>(session: &Session, draft: Draft<N>, force: bool) -> Result<Outcome> {
+    let options = WriteOptions { force, ..session.write.clone() };
+    let made = session.client().await?.create(draft, options).await?;
     written(session, &made)
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use netloom_client::{
     Attachment, Callable, Client, ConditionStatus, Kind, ListOptions, Name, Namespace, Network, PortForward,
-    Reservation, Version,
+    Reservation, Route, Version,
 };
 use serde::Serialize;
 
@@ -53,6 +53,7 @@ impl Status {
         summary.count::<Attachment>(&client).await?;
         summary.count::<PortForward>(&client).await?;
         summary.count::<Reservation>(&client).await?;
+        summary.count::<Route>(&client).await?;
         let names = |summary: &Summary| {
             summary.not_ready.iter().map(|one| format!("{}/{}", one.kind, one.name)).collect()
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use netloom_api::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Draft, Namespace, Network, Object,
-    PlanResponse, PortForward, Reservation,
+    PlanResponse, PortForward, Reservation, Route,
 };
 use tokio::time::Instant;
 
@@ -53,6 +53,7 @@ door_noun! {
     Attachment attachment attachments [namespace, network];
     PortForward port_forward port_forwards [namespace, network];
     Reservation reservation reservations [network];
+    Route route routes [namespace];
 }
 
 /// What every handler gets.

@@ -11,6 +11,7 @@ use netloom_api::{
 use super::{
     edit::{Context, Edit, device_of},
     inside::{field_of, taken},
+    routes,
 };
 use crate::{
     error::{Error, Result},
@@ -188,15 +189,20 @@ fn metric(
         let names = world.attachments_in(&spec.namespace);
         names.filter_map(|name| world.get::<Attachment>(name)).filter(|one| one.alloc.default_route)
     };
-    let holder = |metric: u32| others().find(|one| one.alloc.metric == metric && meets(one));
+    let attached = |metric: u32| {
+        let other = others().find(|one| one.alloc.metric == metric && meets(one));
+        other.map(|other| (Kind::Attachment, other.meta.name.clone()))
+    };
+    let holder = |metric: u32| {
+        let route = routes::default_route_holder(world, &spec.namespace, (v4, v6), metric);
+        attached(metric).or_else(|| route.map(|name| (Kind::Route, name.clone())))
+    };
     if let Some(metric) = spec.metric {
-        let Some(holder) = holder(metric) else { return Ok(metric) };
-        let other = &holder.meta.name;
+        let Some((kind, other)) = holder(metric) else { return Ok(metric) };
         let detail = format!(
-            "the default route by Attachment {other} has the metric {metric} already; name another, or none"
+            "the default route by {kind} {other} has the metric {metric} already; name another, or none"
         );
-        let error =
-            Error::new(ErrorReason::RouteTaken, detail).with("conflict", format!("Attachment/{other}"));
+        let error = Error::new(ErrorReason::RouteTaken, detail).with("conflict", format!("{kind}/{other}"));
         return Err(error.at("spec.metric"));
     }
     let wished = |metric: u32| edit.wished_metrics.contains(&(spec.namespace.clone(), metric));
@@ -365,7 +371,11 @@ fn first_free_interface(world: &World, namespace: &Name, context: &Context) -> R
 }
 
 /// The object that a field names; one that is being deleted is as good as gone.
-fn reference<N: WorldNoun>(world: &World, field: &str, name: &Name) -> Result<std::sync::Arc<Stored<N>>> {
+pub(super) fn reference<N: WorldNoun>(
+    world: &World,
+    field: &str,
+    name: &Name,
+) -> Result<std::sync::Arc<Stored<N>>> {
     match world.get::<N>(name) {
         Some(object) if object.meta.delete_time.is_none() => Ok(object.clone()),
         Some(_) | None => Err(Error::no_reference(field, N::KIND, name)),

@@ -14,7 +14,7 @@ use std::{
 
 use netloom_api::{
     Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
-    Network, Owner, PortForward, Protocol, Reservation, Timestamp, Uid,
+    Network, Owner, PortForward, Protocol, Reservation, Route, Timestamp, Uid,
 };
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     config::Pool,
     error::{Error, Result},
+    hostnet::HostView,
     want::HostLinks,
     world::{AnyStored, Stored, World, WorldNoun},
 };
@@ -116,11 +117,19 @@ pub(super) struct Context {
     pub sctp: bool,
     /// What is in namespaces.
     pub inside: Inside,
+    /// The host's own network; empty unless a route on it is written.
+    pub routing: HostView,
+    /// Addresses that the API listens on.
+    pub api: Vec<IpAddr>,
+    /// The caller means it, even if it may cut the host off.
+    pub force: bool,
 }
 
 /// What the changes make.
 #[derive(Clone, Debug)]
 pub(super) struct Edit {
+    /// The World before them.
+    pub before: World,
     /// The World after them.
     pub world: World,
     /// What to do with each object, in the order of the changes.
@@ -188,6 +197,7 @@ fn once(
     found: &mut Faults,
 ) -> Result<Edit> {
     let mut edit = Edit {
+        before: before.clone(),
         world: before.clone(),
         fates: Vec::new(),
         puts: Vec::new(),
@@ -232,6 +242,19 @@ fn once(
 }
 
 impl Change {
+    /// Whether it may write a route on the host, which is judged by the host's own network.
+    pub(super) fn may_route_host(&self, world: &World) -> bool {
+        match self {
+            Change::Create(AnyDraft::Route(draft)) | Change::Put(AnyDraft::Route(draft)) => {
+                draft.spec.is_of_host()
+            }
+            Change::Patch(patch) if patch.kind == Kind::Route => {
+                world.get::<Route>(&patch.name).is_none_or(|route| route.spec.is_of_host())
+            }
+            Change::Create(_) | Change::Put(_) | Change::Patch(_) | Change::Delete(_) => false,
+        }
+    }
+
     /// Which object.
     pub fn target(&self) -> (Kind, Name) {
         match self {
@@ -324,6 +347,7 @@ impl Edit {
                 AnyDraft::Attachment(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::PortForward(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Route(draft) => self.put_one(before, index, draft, context),
             };
             match placed {
                 Ok(()) => {}
@@ -473,6 +497,7 @@ fn order(draft: &AnyDraft) -> (u8, bool) {
         // An explicit address is claimed before a reservation chooses one.
         AnyDraft::Attachment(_) => (2, false),
         AnyDraft::PortForward(_) => (4, false),
+        AnyDraft::Route(_) => (5, false),
     }
 }
 
@@ -482,14 +507,18 @@ pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
         names.into_iter().map(move |name| (kind, name.clone())).collect::<Vec<_>>()
     };
     match kind {
-        Kind::Namespace => of(Kind::Attachment, world.attachments_in(name).collect()),
+        Kind::Namespace => {
+            let mut all = of(Kind::Route, world.routes_in(name).collect());
+            all.extend(of(Kind::Attachment, world.attachments_in(name).collect()));
+            all
+        }
         Kind::Network => {
             let mut all = of(Kind::Attachment, world.attachments_on(name).collect());
             all.extend(of(Kind::Reservation, world.reservations_on(name).collect()));
             all
         }
-        // A forward may wait for its attachment to come back.
-        Kind::Attachment | Kind::PortForward | Kind::Reservation => Vec::new(),
+        // A forward may wait for its attachment to come back, and so may a route.
+        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route => Vec::new(),
     }
 }
 
@@ -520,6 +549,7 @@ impl AnyStored {
             AnyStored::Attachment(object) => draft::<Attachment>(object).into(),
             AnyStored::PortForward(object) => draft::<PortForward>(object).into(),
             AnyStored::Reservation(object) => draft::<Reservation>(object).into(),
+            AnyStored::Route(object) => draft::<Route>(object).into(),
         }
     }
 }

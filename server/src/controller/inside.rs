@@ -75,7 +75,12 @@ impl Questions {
                         Some(AnyDraft::Attachment(draft)) => {
                             attached.insert(draft.spec.namespace.clone());
                         }
-                        Some(AnyDraft::Network(_) | AnyDraft::PortForward(_) | AnyDraft::Reservation(_))
+                        Some(
+                            AnyDraft::Network(_)
+                            | AnyDraft::PortForward(_)
+                            | AnyDraft::Reservation(_)
+                            | AnyDraft::Route(_),
+                        )
                         | None => {}
                     }
                 }

@@ -16,6 +16,7 @@ mod ports;
 mod prune;
 mod read;
 mod render;
+mod routes;
 mod topology;
 
 use std::{
@@ -33,7 +34,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Pool,
     error::{Error, Result},
-    hostnet::{Failure, FailureSort, Scope},
+    hostnet::{Failure, FailureSort, HostView, Scope},
     kernel::Kernel,
     reconcile::{
         Waker,
@@ -80,11 +81,13 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// What holds for the set as a whole.
     pub terms: Terms,
+    /// Do it, even if it may cut the host off.
+    pub force: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { request_id: None, wait: WAIT_DEFAULT, dry_run: false, terms: Terms::default() }
+        Self { request_id: None, wait: WAIT_DEFAULT, dry_run: false, terms: Terms::default(), force: false }
     }
 }
 
@@ -110,6 +113,7 @@ pub struct Controller {
     waker: Waker,
     pools: Arc<[Pool]>,
     forward_ports: RangeInclusive<u16>,
+    api: Vec<std::net::IpAddr>,
 }
 
 impl Controller {
@@ -123,7 +127,12 @@ impl Controller {
         pools: Arc<[Pool]>,
         forward_ports: RangeInclusive<u16>,
     ) -> Self {
-        Self { intent, board, around, kernel, waker, pools, forward_ports }
+        Self { intent, board, around, kernel, waker, pools, forward_ports, api: Vec::new() }
+    }
+
+    /// Tells on which addresses the API listens: a route that would cut its callers off has to be forced.
+    pub fn listening_on(self, api: Vec<std::net::IpAddr>) -> Self {
+        Self { api, ..self }
     }
 
     /// Makes the changes, all or none, and waits for the kernel as long as the options say.
@@ -154,7 +163,7 @@ impl Controller {
         request: Option<Request>,
     ) -> Result<Committed> {
         self.await_names(&changes, options.wait).await;
-        let context = self.context(&changes, &options.terms).await?;
+        let context = self.context(&changes, &options.terms, options.force).await?;
         let (mut edit, durable) = self.write(&changes, context, caller, request.as_ref()).await?;
         let touched: Vec<(Kind, Name)> =
             edit.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect();
@@ -233,13 +242,16 @@ impl Controller {
         }
     }
 
-    async fn context(&self, changes: &[Change], terms: &Terms) -> Result<Context> {
+    async fn context(&self, changes: &[Change], terms: &Terms, force: bool) -> Result<Context> {
         let makes_network = changes.iter().any(|change| match change {
             Change::Create(_) | Change::Put(_) | Change::Patch(_) => change.target().0 == Kind::Network,
             Change::Delete(_) => false,
         });
         let host = if makes_network { self.host_links().await? } else { HostLinks::default() };
         let inside = self.inside(changes, terms).await?;
+        let world = self.intent.committed();
+        let routes_host = changes.iter().any(|change| change.may_route_host(&world));
+        let routing = if routes_host { self.host_view().await? } else { HostView::default() };
         let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
         Ok(Context {
             now: intent::now(),
@@ -251,6 +263,19 @@ impl Controller {
             busy: BTreeSet::new(),
             sctp: features.sctp,
             inside,
+            routing,
+            api: self.api.clone(),
+            force,
+        })
+    }
+
+    /// What a route on the host is judged by.
+    async fn host_view(&self) -> Result<HostView> {
+        let kernel = self.kernel.clone();
+        let found = tokio::task::spawn_blocking(move || kernel.host_view()).await;
+        let found = found.map_err(|error| Error::internal(error.to_string()))?;
+        found.map_err(|why| {
+            Error::new(ErrorReason::Unavailable, format!("the host's routes are not known: {why}"))
         })
     }
 
@@ -368,7 +393,7 @@ impl Controller {
                 })
             })
             .collect();
-        let context = self.context(&[], &Terms::default()).await?;
+        let context = self.context(&[], &Terms::default(), false).await?;
         let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into(), may_write: true };
         let (undo, _) = self
             .intent
@@ -404,7 +429,7 @@ impl Controller {
     }
 
     async fn dry_run(&self, changes: Vec<Change>, options: &WriteOptions) -> Result<Committed> {
-        let context = self.context(&changes, &options.terms).await?;
+        let context = self.context(&changes, &options.terms, options.force).await?;
         let before = self.intent.committed();
         let edit = edit::edit(&before, changes, &context)?;
         let mut scope = Scope::default();
@@ -466,6 +491,7 @@ impl Controller {
 /// What the caller gets to hear of a failure.
 fn kernel_refused(object: &crate::world::AnyStored, failure: &Failure) -> Error {
     let reason = match failure.sort {
+        FailureSort::Conflict if object.kind() == Kind::Route => ErrorReason::RouteTaken,
         FailureSort::Conflict => ErrorReason::DeviceTaken,
         FailureSort::Final | FailureSort::Passing | FailureSort::Surprise | FailureSort::Gone => {
             ErrorReason::KernelError
@@ -543,6 +569,9 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
         busy: BTreeSet::new(),
         sctp: true,
         inside: Inside::default(),
+        routing: HostView::default(),
+        api: Vec::new(),
+        force: false,
     };
     edit::edit(before, changes, &context).unwrap().world
 }

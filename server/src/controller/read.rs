@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netloom_api::{
     Allocation, AnyDraft, AnyObject, Attachment, ConditionStatus, ErrorReason, Event, EventPage, EventType,
     Export, KIND_NAMES, Kind, Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner,
-    PortForward, Reservation, Version,
+    PortForward, Reservation, Route, Version,
 };
 
 use super::{
@@ -189,6 +189,7 @@ impl Controller {
         of::<Attachment>(&world, &self.board, &mut all);
         of::<PortForward>(&world, &self.board, &mut all);
         of::<Reservation>(&world, &self.board, &mut all);
+        of::<Route>(&world, &self.board, &mut all);
         (all, seq)
     }
 
@@ -291,5 +292,14 @@ impl Belongs for Reservation {
     }
     fn network<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         Some(&object.spec.network)
+    }
+}
+
+impl Belongs for Route {
+    fn namespace<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
+        Some(&object.spec.namespace)
+    }
+    fn network<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
+        None
     }
 }

@@ -3,11 +3,12 @@
 use netloom_api::{
     AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Name, Namespace,
     NamespaceStatus, Network, NetworkStatus, Object, PortForward, PortForwardStatus, PortRange, Reservation,
-    ReservationStatus, Status, SubnetStatus, Timestamp,
+    ReservationStatus, Route, RouteStatus, Status, SubnetStatus, Timestamp,
 };
 
 use super::Caller;
 use crate::{
+    hostnet::Way,
     ipam,
     reconcile::board::{Board, Entry},
     world::{AnyStored, Stored, World, WorldNoun},
@@ -55,6 +56,7 @@ pub(super) fn any(stored: &AnyStored, world: &World, board: &Board) -> AnyObject
         AnyStored::Attachment(one) => object::<Attachment>(one, world, board).into(),
         AnyStored::PortForward(one) => object::<PortForward>(one, world, board).into(),
         AnyStored::Reservation(one) => object::<Reservation>(one, world, board).into(),
+        AnyStored::Route(one) => object::<Route>(one, world, board).into(),
     }
 }
 
@@ -175,5 +177,21 @@ impl Render for PortForward {
 impl Render for Reservation {
     fn status(object: &Stored<Self>, _world: &World, _entry: &Entry) -> ReservationStatus {
         ReservationStatus { address: Some(object.alloc.address) }
+    }
+}
+
+impl Render for Route {
+    fn status(object: &Stored<Self>, world: &World, _entry: &Entry) -> RouteStatus {
+        let spec = &object.spec;
+        let device = match crate::want::way(world, spec, &object.alloc) {
+            Ok(Way::Through { link, .. }) => Some(link),
+            Ok(Way::Blackhole | Way::Unreachable | Way::Prohibit) | Err(_) => None,
+        };
+        RouteStatus {
+            device,
+            metric: Some(spec.metric()),
+            table: Some(spec.table()),
+            type_: Some(spec.type_()),
+        }
     }
 }

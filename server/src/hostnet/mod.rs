@@ -5,6 +5,7 @@
 
 pub mod flows;
 pub mod model;
+mod route;
 pub mod rules;
 mod show;
 mod step;
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
+pub use route::{HostView, Route, RoutePlace, Way};
 pub use step::{Action, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
 pub use tbf::Tbf;
 
@@ -154,21 +156,6 @@ impl Address {
     }
 }
 
-/// One route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Route {
-    /// In which stack.
-    pub stack: Stack,
-    /// To where.
-    pub destination: IpNet,
-    /// Through which neighbour.
-    pub via: std::net::IpAddr,
-    /// By which link.
-    pub link: IfName,
-    /// Lower wins.
-    pub metric: u32,
-}
-
 /// A kernel switch, by name; the kernel's own path is [`Sysctl::path`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sysctl {
@@ -248,6 +235,8 @@ pub struct Scope {
     pub port_forwards: BTreeSet<Name>,
     /// The switches of these Networks that let the host itself use 127.0.0.1: they follow what is published.
     pub loopbacks: BTreeSet<Name>,
+    /// These Routes.
+    pub routes: BTreeSet<Name>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
 }
@@ -255,23 +244,25 @@ pub struct Scope {
 impl Scope {
     /// Whether it is about nothing.
     pub fn is_empty(&self) -> bool {
-        let Self { namespaces, networks, attachments, port_forwards, loopbacks, host } = self;
+        let Self { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = self;
         namespaces.is_empty()
             && networks.is_empty()
             && attachments.is_empty()
             && port_forwards.is_empty()
             && loopbacks.is_empty()
+            && routes.is_empty()
             && !host
     }
 
     /// Both together.
     pub fn join(&mut self, other: Scope) {
-        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, host } = other;
+        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = other;
         self.namespaces.extend(namespaces);
         self.networks.extend(networks);
         self.attachments.extend(attachments);
         self.port_forwards.extend(port_forwards);
         self.loopbacks.extend(loopbacks);
+        self.routes.extend(routes);
         self.host |= host;
     }
 }

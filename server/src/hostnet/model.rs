@@ -4,7 +4,9 @@
 //! goes frees its ports; one end of a cable that goes takes the other; a namespace that dies takes all that is in it;
 //! a link that goes takes its limit with it, and a queue that goes ends the detours through it;
 //! a link that goes down loses its IPv6 addresses and all of its routes; the first IPv4 address of a subnet takes the
-//! others with it, unless they may be promoted; a route whose gateway loses its last address in the subnet goes too.
+//! others with it, unless they may be promoted; a link that loses its last IPv4 address loses its IPv4 routes, while
+//! IPv6 routes stay, and so does a route whose gateway's subnet goes when another address is left. Routes that go
+//! nowhere need no link.
 
 use netloom_api::IfName;
 
@@ -44,9 +46,13 @@ impl HostNet {
             Action::DeleteAddress(address) => {
                 self.addresses.remove(address);
                 self.drop_secondaries(address);
-                self.drop_unreachable(&address.stack, &address.link);
+                self.drop_without_address(&address.stack, &address.link);
             }
             Action::AddRoute(route) => {
+                self.routes.insert(route.clone(), mark);
+            }
+            Action::ReplaceRoute(route) => {
+                self.routes.retain(|other, _| other.place() != route.place());
                 self.routes.insert(route.clone(), mark);
             }
             Action::DeleteRoute(route) => {
@@ -99,7 +105,7 @@ impl HostNet {
             link.up = *up;
             if goes_down {
                 let here = |other: &Stack, link: &IfName| other == stack && link == name;
-                self.routes.retain(|route, _| !here(&route.stack, &route.link));
+                self.routes.retain(|route, _| !route.is_through(stack, name));
                 self.addresses.retain(|address, _| {
                     !here(&address.stack, &address.link) || address.net.addr().is_ipv4()
                 });
@@ -117,23 +123,20 @@ impl HostNet {
         self.addresses.retain(|other, _| !gone.shares_subnet(other));
     }
 
-    /// A route lives only as long as an address of its link has the gateway in its subnet.
-    fn drop_unreachable(&mut self, stack: &Stack, link: &IfName) {
-        let Self { addresses, routes, .. } = self;
-        routes.retain(|route, _| {
-            let elsewhere = route.stack != *stack || route.link != *link;
-            elsewhere
-                || addresses.keys().any(|address| {
-                    address.stack == *stack && address.link == *link && address.net.contains(&route.via)
-                })
-        });
+    /// Without any IPv4 address a link has no IPv4 routes either.
+    fn drop_without_address(&mut self, stack: &Stack, link: &IfName) {
+        let v4 = |net: &ipnet::IpNet| net.addr().is_ipv4();
+        let here = |address: &Address| address.stack == *stack && address.link == *link && v4(&address.net);
+        if !self.addresses.keys().any(here) {
+            self.routes.retain(|route, _| !(route.is_through(stack, link) && v4(&route.destination)));
+        }
     }
 
     fn drop_link(&mut self, stack: &Stack, name: &IfName) {
         let Some(link) = self.links.remove(&(stack.clone(), name.clone())) else { return };
         let here = |other: &Stack, link: &IfName| other == stack && link == name;
         self.addresses.retain(|address, _| !here(&address.stack, &address.link));
-        self.routes.retain(|route, _| !here(&route.stack, &route.link));
+        self.routes.retain(|route, _| !route.is_through(stack, name));
         self.sysctls.retain(|(other, sysctl), _| !sysctl.link().is_some_and(|link| here(other, link)));
         if *stack == Stack::Host {
             self.limits.remove(name);
@@ -157,6 +160,7 @@ impl HostNet {
         for name in inside {
             self.drop_link(stack, &name);
         }
+        self.routes.retain(|route, _| route.stack != *stack);
         self.sysctls.retain(|(other, _), _| other != stack);
     }
 }

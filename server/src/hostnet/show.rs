@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use netloom_api::TABLE_MAIN;
+
 use super::{
-    Action, Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Step, Sysctl, step::LinkChange,
+    Action, Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Step, Sysctl, Way,
+    step::LinkChange,
 };
 
 impl fmt::Display for Stack {
@@ -23,6 +26,12 @@ fn ip(stack: &Stack) -> String {
     }
 }
 
+/// A default route and one that goes nowhere do not tell their family by themselves: `ip -6`.
+fn ip_of(route: &Route) -> String {
+    let ip = ip(&route.stack);
+    if route.destination.addr().is_ipv4() { ip } else { ip.replacen("ip", "ip -6", 1) }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dev {}", self.net, self.link)
@@ -31,12 +40,26 @@ impl fmt::Display for Address {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.destination.prefix_len() == 0 {
+        let Self { stack: _, destination, table, metric, way } = self;
+        f.write_str(match way {
+            Way::Through { .. } => "",
+            Way::Blackhole => "blackhole ",
+            Way::Unreachable => "unreachable ",
+            Way::Prohibit => "prohibit ",
+        })?;
+        if destination.prefix_len() == 0 {
             f.write_str("default")?;
         } else {
-            self.destination.fmt(f)?;
+            destination.fmt(f)?;
         }
-        write!(f, " via {} dev {} metric {}", self.via, self.link, self.metric)
+        if let Way::Through { via, link } = way {
+            if let Some(via) = via {
+                write!(f, " via {via}")?;
+            }
+            write!(f, " dev {link}")?;
+        }
+        write!(f, " metric {metric}")?;
+        if *table == TABLE_MAIN { Ok(()) } else { write!(f, " table {table}") }
     }
 }
 
@@ -95,8 +118,9 @@ impl fmt::Display for Step {
             Action::DeleteLink { device } => write!(f, "ip link del {device}"),
             Action::AddAddress(address) => write!(f, "{} addr add {address}", ip(&address.stack)),
             Action::DeleteAddress(address) => write!(f, "{} addr del {address}", ip(&address.stack)),
-            Action::AddRoute(route) => write!(f, "{} route add {route}", ip(&route.stack)),
-            Action::DeleteRoute(route) => write!(f, "{} route del {route}", ip(&route.stack)),
+            Action::AddRoute(route) => write!(f, "{} route add {route}", ip_of(route)),
+            Action::ReplaceRoute(route) => write!(f, "{} route replace {route}", ip_of(route)),
+            Action::DeleteRoute(route) => write!(f, "{} route del {route}", ip_of(route)),
             Action::SetLimit { device, limit } => {
                 write!(f, "tc qdisc replace dev {device} root handle 6e6c: {limit}")
             }

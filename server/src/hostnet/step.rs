@@ -97,6 +97,8 @@ pub enum Action {
     DeleteAddress(Address),
     /// Adds a route with our mark.
     AddRoute(Route),
+    /// Puts a route in the place of another one of ours, without a moment in between.
+    ReplaceRoute(Route),
     /// Removes a route.
     DeleteRoute(Route),
     /// Limits what a link of the host sends; changes a limit of ours in place.
@@ -176,6 +178,7 @@ impl Action {
             Action::AddAddress(_) => "add_address",
             Action::DeleteAddress(_) => "delete_address",
             Action::AddRoute(_) => "add_route",
+            Action::ReplaceRoute(_) => "replace_route",
             Action::DeleteRoute(_) => "delete_route",
             Action::SetLimit { .. } => "set_limit",
             Action::ClearLimit { .. } => "clear_limit",

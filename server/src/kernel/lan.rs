@@ -250,6 +250,13 @@ pub fn add_lan(spec: &LanSpec) -> Result<Lan, LanError> {
 }
 
 /// In the namespace between: a bridge (without STP it forwards at once) with the host's cable in it.
+/// Gives an interface of the calling thread's namespace an address, as somebody would by hand.
+pub fn add_address(interface: &str, address: IpNet) -> Result<(), LanError> {
+    let mut socket = RouteSocket::open()?;
+    let message = address_message(index(&mut socket, interface)?, address);
+    ask(&mut socket, vec![create(RouteNetlinkMessage::NewAddress(message))])
+}
+
 fn make_switch() -> Result<(), LanError> {
     let mut socket = RouteSocket::open()?;
     // A switch has nothing to say itself. A kernel without IPv6 need not be told.

@@ -3,8 +3,12 @@
 //! Pure: no clock, no kernel, no database. Equal inputs give equal plans, and `plan(x, x)` is empty. Order is decided
 //! here and nowhere else: what goes loses its rules first, then its links, then its namespace; what comes has its
 //! rules before it carries a packet, and is up last. On a link that stays, new addresses arrive before old ones leave,
-//! because losing the last one also loses its routes. What bears no mark of ours is never touched: where it is in the
-//! way, the plan says so instead.
+//! because losing the last one also loses its routes; routes come after what they go through, and old ones leave last.
+//! What bears no mark of ours is never touched: where it is in the way, the plan says so instead.
+
+mod routes;
+
+use std::collections::BTreeSet;
 
 use netloom_api::{IfName, Name, Uid};
 
@@ -40,9 +44,10 @@ impl Plan {
 
 /// The steps from `have` to `want`. Both must be of the same scope: what `have` lists as ours and `want` does not, goes.
 pub fn plan(have: &HostNet, want: &HostNet) -> Plan {
-    let mut planner = Planner { have, want, plan: Plan::default() };
+    let mut planner = Planner { have, want, plan: Plan::default(), routed: BTreeSet::new() };
     planner.remove();
     planner.add();
+    planner.finish_routes();
     planner.plan
 }
 
@@ -50,6 +55,8 @@ struct Planner<'a> {
     have: &'a HostNet,
     want: &'a HostNet,
     plan: Plan,
+    /// Wanted routes that are seen to.
+    routed: BTreeSet<&'a Route>,
 }
 
 impl Planner<'_> {
@@ -335,7 +342,7 @@ impl Planner<'_> {
         self.link_sysctls(peer, inside.mark);
         self.addresses(peer, inside.mark);
         self.change(peer, &have_inner, inside);
-        self.routes(peer, inside.mark, !have_inner.up && inside.up);
+        self.routes_through(peer);
         // Neighbours may remember who had the address before.
         let new = |address: &&Address| {
             is_on(address, peer) && (fresh || !self.have.addresses.contains_key(*address))
@@ -406,23 +413,6 @@ impl Planner<'_> {
         }
         for address in doomed {
             self.step(mark, Action::DeleteAddress(address.clone()));
-        }
-    }
-
-    fn routes(&mut self, key: &(Stack, IfName), mark: Mark, was_down: bool) {
-        let (have, want) = (self.have, self.want);
-        let kept = self.link_stays(key) && !was_down;
-        let here = |route: &Route| route.stack == key.0 && route.link == key.1;
-        let exists = |route: &Route| kept && have.routes.contains_key(route);
-        for route in want.routes.keys().filter(|route| here(route) && !exists(route)) {
-            self.step(mark, Action::AddRoute(route.clone()));
-        }
-        if kept {
-            for (route, owner) in have.routes.iter().filter(|(route, _)| here(route)) {
-                if owner.is_ours() && !want.routes.contains_key(route) {
-                    self.step(mark, Action::DeleteRoute(route.clone()));
-                }
-            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use netloom_api::{
     AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
     NamespaceSpec, NatEgress, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol,
-    RateLimit, Subnet, Target, Timestamp,
+    RateLimit, Route, Subnet, Target, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,8 @@ struct Recipe {
     networks: Vec<(u8, bool, bool)>,
     attachments: Vec<(usize, usize, bool, u8, u64)>,
     forwards: Vec<(u16, usize, u16)>,
+    /// Namespace, or the host; destination; metric; the network whose gateway it goes through, or nowhere.
+    routes: Vec<(usize, u8, u32, usize)>,
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
@@ -31,9 +33,16 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     let attached = (0_usize..4, 0_usize..3, any::<bool>(), 0_u8..3, 0_u64..6);
     let attachments = prop::collection::vec(attached, 0..7);
     let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
-    (1_usize..4, networks, attachments, forwards).prop_map(|(namespaces, networks, attachments, forwards)| {
-        Recipe { namespaces, networks, attachments, forwards }
-    })
+    let routes = prop::collection::vec((0_usize..4, 0_u8..3, 1_u32..3, 0_usize..6), 0..6);
+    (1_usize..4, networks, attachments, forwards, routes).prop_map(
+        |(namespaces, networks, attachments, forwards, routes)| Recipe {
+            namespaces,
+            networks,
+            attachments,
+            forwards,
+            routes,
+        },
+    )
 }
 
 fn name(text: String) -> Name {
@@ -115,7 +124,47 @@ fn world(recipe: &Recipe, before: &World) -> World {
         };
         drafts.push(draft::<PortForward>(format!("fwd{n}-{port}-{range}"), spec).into());
     }
+    let routes = routes(recipe, &drafts);
+    drafts.extend(routes);
     edit_for_tests(before, drafts.into_iter().map(Change::Put).collect(), Timestamp::from_micros(0))
+}
+
+/// Routes that the controller lets be: in places of their own, through networks that their namespace is on.
+fn routes(recipe: &Recipe, drafts: &[AnyDraft]) -> Vec<AnyDraft> {
+    let is_on = |namespace: &str, network: usize| {
+        drafts.iter().any(|draft| match draft {
+            AnyDraft::Attachment(one) => {
+                one.spec.namespace.as_str() == namespace
+                    && one.spec.network.as_str().starts_with(&format!("net{network}-"))
+            }
+            _ => false,
+        })
+    };
+    let mut places = std::collections::BTreeSet::new();
+    let mut all = Vec::new();
+    for (namespace, destination, metric, through) in &recipe.routes {
+        let namespace = match namespace {
+            3 => "host".to_owned(),
+            n => format!("ns{}", n % recipe.namespaces),
+        };
+        if !places.insert((namespace.clone(), *destination, *metric)) {
+            continue;
+        }
+        let mut spec = serde_json::json!({"namespace": namespace, "destination": format!("172.{destination}.0.0/16"),
+            "metric": metric});
+        match through {
+            network
+                if *network < recipe.networks.len()
+                    && (namespace == "host" || is_on(&namespace, *network)) =>
+            {
+                spec["via"] = format!("10.{network}.0.99").into();
+            }
+            network => spec["type"] = ["blackhole", "unreachable", "prohibit"][network % 3].into(),
+        }
+        let of = format!("route-{namespace}-{destination}-{metric}");
+        all.push(draft::<Route>(of, serde_json::from_value(spec).unwrap()).into());
+    }
+    all
 }
 
 fn surroundings() -> Surroundings {
@@ -147,7 +196,8 @@ fn adopted(world: &World, set: &[(&str, &str)], dying: bool) -> World {
 
 #[test]
 fn an_adopted_namespace_is_set_up_once_and_let_go_as_it_was() {
-    let recipe = Recipe { namespaces: 1, networks: vec![], attachments: vec![], forwards: vec![] };
+    let recipe =
+        Recipe { namespaces: 1, networks: vec![], attachments: vec![], forwards: vec![], routes: vec![] };
     let plain = world(&recipe, &World::default());
     let settings = [
         ("net.ipv4.conf.all.rp_filter", "1"),
@@ -257,7 +307,8 @@ proptest! {
         let objects = all.namespaces.iter().map(|name| (Kind::Namespace, name))
             .chain(all.networks.iter().map(|name| (Kind::Network, name)))
             .chain(all.attachments.iter().map(|name| (Kind::Attachment, name)))
-            .chain(all.port_forwards.iter().map(|name| (Kind::PortForward, name)));
+            .chain(all.port_forwards.iter().map(|name| (Kind::PortForward, name)))
+            .chain(all.routes.iter().map(|name| (Kind::Route, name)));
         let mut seen = World::default();
         for (kind, name) in objects {
             let old = seen.clone();

@@ -164,7 +164,7 @@ impl<H: Host> Reconciler<H> {
             self.running.push((self.rounds, scope.clone()));
             let round = Round {
                 id: self.rounds,
-                unsure: changed.iter().any(|key| self.unsure.contains(key)),
+                unsure: self.is_unsure(&changed, &scope),
                 changed,
                 scope,
                 before: self.applied.clone(),
@@ -176,6 +176,12 @@ impl<H: Host> Reconciler<H> {
             rounds.spawn_blocking(move || round.run(&*host));
         }
         self.pending = waiting;
+    }
+
+    /// Whether what the kernel has of any of these is not known.
+    fn is_unsure(&self, changed: &[(Kind, Name)], scope: &Scope) -> bool {
+        let unsure = |key: &(Kind, Name)| self.unsure.contains(key);
+        !self.unsure.is_empty() && (changed.iter().any(unsure) || round::names(scope).iter().any(unsure))
     }
 
     fn scope(&self, world: &World, changed: &[(Kind, Name)]) -> Scope {
@@ -267,7 +273,7 @@ impl<H: Host> Reconciler<H> {
 
 /// Whether two rounds would touch the same objects.
 fn overlap(one: &Scope, other: &Scope) -> bool {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, host } = one;
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = one;
     !namespaces.is_disjoint(&other.namespaces)
         || !networks.is_disjoint(&other.networks)
         || !attachments.is_disjoint(&other.attachments)
@@ -276,5 +282,6 @@ fn overlap(one: &Scope, other: &Scope) -> bool {
         // A network's own part has that switch, too.
         || !loopbacks.is_disjoint(&other.networks)
         || !networks.is_disjoint(&other.loopbacks)
+        || !routes.is_disjoint(&other.routes)
         || (*host && other.host)
 }

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use netloom_api::{Attachment, ConditionReason, ConditionStatus, Kind, Name, Uid};
+use netloom_api::{Attachment, ConditionReason, ConditionStatus, IfName, Kind, Name, Uid};
+
+use nix::errno::Errno;
 
 use super::{
     Host,
@@ -15,9 +17,9 @@ use super::{
 use crate::{
     config::Drift,
     controller::Intent,
-    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Scope},
+    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Route, Scope},
     plan::{Plan, plan},
-    want::{Surroundings, have_host, want},
+    want::{NoWay, Surroundings, have_host, want},
     world::{AnyStored, World},
 };
 
@@ -147,7 +149,11 @@ impl Round {
             .retain(|address, _| links.contains_key(&(address.stack.clone(), address.link.clone())));
         have.limits.retain(|device, _| links.contains_key(&(crate::hostnet::Stack::Host, device.clone())));
         have.detours.retain(|device, _| links.contains_key(&(crate::hostnet::Stack::Host, device.clone())));
-        have.routes.retain(|route, _| links.contains_key(&(route.stack.clone(), route.link.clone())));
+        let places: BTreeSet<_> = like.routes.keys().chain(wanted.routes.keys()).map(Route::place).collect();
+        have.routes.retain(|route, _| {
+            let through = |link: &IfName| links.contains_key(&(route.stack.clone(), link.clone()));
+            places.contains(&route.place()) || route.link().is_some_and(through)
+        });
         let known = |element: &crate::hostnet::rules::Element| {
             like.rules.elements.contains(element) || wanted.rules.elements.contains(element)
         };
@@ -261,6 +267,10 @@ impl Finished {
                     ConditionReason::KernelError
                 }
             };
+            let reason = match object {
+                AnyStored::Route(_) => reason_of_route(failure).unwrap_or(reason),
+                _ => reason,
+            };
             let failure = failure.clone();
             let mut entry = entry(ConditionStatus::False, reason, failure.message.clone());
             entry.failure = Some(failure);
@@ -270,7 +280,7 @@ impl Finished {
             return entry(ConditionStatus::False, ConditionReason::Deleting, String::new());
         }
         match self.missing(object) {
-            Some(message) => entry(ConditionStatus::False, ConditionReason::DependencyNotReady, message),
+            Some((reason, message)) => entry(ConditionStatus::False, reason, message),
             None if intent.port_is_lost(&object.meta().uid) => {
                 let message = "another process has taken the host port; traffic is still forwarded".into();
                 entry(ConditionStatus::False, ConditionReason::PortTaken, message)
@@ -280,7 +290,15 @@ impl Finished {
     }
 
     /// What the object needs and is not there.
-    fn missing(&self, object: &AnyStored) -> Option<String> {
+    fn missing(&self, object: &AnyStored) -> Option<(ConditionReason, String)> {
+        if let AnyStored::Route(route) = object {
+            return no_way(&crate::want::way(&self.after, &route.spec, &route.alloc).err()?);
+        }
+        self.needed(object).map(|message| (ConditionReason::DependencyNotReady, message))
+    }
+
+    /// The object that it needs and that is not there.
+    fn needed(&self, object: &AnyStored) -> Option<String> {
         match object {
             AnyStored::PortForward(forward) => {
                 let target = &forward.spec.target.attachment;
@@ -301,7 +319,7 @@ impl Finished {
                 let lost = network.alloc.nat.iter().find(|address| !self.addresses.contains(address))?;
                 Some(format!("the host has no address {lost} any more; what leaves behind it gets no answer"))
             }
-            AnyStored::Namespace(_) | AnyStored::Reservation(_) => None,
+            AnyStored::Namespace(_) | AnyStored::Reservation(_) | AnyStored::Route(_) => None,
         }
     }
 }
@@ -313,8 +331,28 @@ fn reported(step: &crate::hostnet::Step) -> Outcome {
     Outcome::Failed(Failure { errno: None, message, sort: FailureSort::Conflict })
 }
 
-fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, host: _ } = scope;
+/// Why a route is not there that the World has no way for.
+fn no_way(why: &NoWay) -> Option<(ConditionReason, String)> {
+    let reason = match why {
+        NoWay::Namespace | NoWay::Interface(_) => ConditionReason::DependencyNotReady,
+        NoWay::Gateway(..) | NoWay::Itself(_) => ConditionReason::GatewayUnreachable,
+    };
+    Some((reason, why.to_string()))
+}
+
+/// What the kernel's refusal of a route means.
+fn reason_of_route(failure: &Failure) -> Option<ConditionReason> {
+    match Errno::from_raw(failure.errno?) {
+        Errno::ENODEV => Some(ConditionReason::DependencyNotReady),
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN => {
+            Some(ConditionReason::GatewayUnreachable)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, routes, host: _ } = scope;
     let of = |kind: Kind, names: &BTreeSet<Name>| {
         names.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>()
     };
@@ -323,6 +361,7 @@ fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
     all.extend(of(Kind::Network, networks));
     all.extend(of(Kind::Attachment, attachments));
     all.extend(of(Kind::PortForward, port_forwards));
+    all.extend(of(Kind::Route, routes));
     all
 }
 

@@ -10,7 +10,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use netloom_api::{Event, IfName, KIND_NAMES, Kind, Meta, Name, Uid};
+use netloom_api::{Event, IfName, KIND_NAMES, Kind, Meta, Name, Prefix, Uid};
 use serde::{Serialize, Serializer};
 use sqlx::{Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, sqlite::SqliteArguments};
 
@@ -35,6 +35,7 @@ pub(super) fn table(kind: Kind) -> &'static str {
         Kind::Attachment => "attachments",
         Kind::PortForward => "port_forwards",
         Kind::Reservation => "reservations",
+        Kind::Route => "routes",
     }
 }
 
@@ -125,6 +126,8 @@ impl Transaction {
         let touched = || puts.keys().chain(removes).map(|(_, uid)| uid);
         self.rows(format_args!("DELETE FROM allocations WHERE holder_uid {OF}"), touched())?;
         self.rows(format_args!("DELETE FROM devices WHERE holder_uid {OF}"), touched())?;
+        let routes = touched_routes(puts, removes);
+        self.rows(format_args!("DELETE FROM route_places WHERE route_uid {OF}"), routes)?;
         for (kind, _) in KIND_NAMES {
             // A forward's ports are in its own row, so it is the row that makes room.
             let moved = puts.keys().filter(|_| kind == Kind::PortForward);
@@ -171,6 +174,13 @@ impl Transaction {
             "INSERT INTO devices (name, holder_kind, holder_uid) \
              SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
             devices,
+        )?;
+        let places = puts.iter().filter_map(|((_, uid), object)| place(object).map(|place| (place, uid)));
+        self.rows(
+            "INSERT INTO route_places (namespace, table_id, destination, metric, route_uid) \
+             SELECT value ->> 0 ->> 0, value ->> 0 ->> 1, value ->> 0 ->> 2, value ->> 0 ->> 3, value ->> 1 \
+             FROM json_each(?)",
+            places,
         )
     }
 
@@ -206,6 +216,10 @@ impl Transaction {
     }
 }
 
+fn touched_routes<'b>(puts: &'b Puts<'_>, removes: &'b Removes) -> impl Iterator<Item = &'b Uid> {
+    puts.keys().chain(removes).filter(|(kind, _)| *kind == Kind::Route).map(|(_, uid)| uid)
+}
+
 /// What the last of the batches that speaks of an object says of it.
 fn last_words<'b>(batches: &[&'b Batch]) -> (Puts<'b>, Removes) {
     let (mut puts, mut removes) = (Puts::new(), Removes::new());
@@ -234,6 +248,7 @@ impl Serialize for Row<'_> {
             AnyStored::Attachment(object) => columns(object, serializer),
             AnyStored::PortForward(object) => columns(object, serializer),
             AnyStored::Reservation(object) => columns(object, serializer),
+            AnyStored::Route(object) => columns(object, serializer),
         }
     }
 }
@@ -267,7 +282,7 @@ fn columns<N: WorldNoun, S: Serializer>(object: &Stored<N>, serializer: S) -> Re
 /// The addresses that an object holds, each with its network.
 fn addresses(object: &AnyStored) -> Vec<(&Name, IpAddr)> {
     match object {
-        AnyStored::Namespace(_) | AnyStored::PortForward(_) => Vec::new(),
+        AnyStored::Namespace(_) | AnyStored::PortForward(_) | AnyStored::Route(_) => Vec::new(),
         AnyStored::Network(network) => {
             let subnets = network.alloc.subnets.iter();
             subnets.map(|subnet| (&network.meta.name, subnet.gateway)).collect()
@@ -285,7 +300,25 @@ fn device(object: &AnyStored) -> Option<&IfName> {
     match object {
         AnyStored::Network(network) => Some(&network.alloc.device),
         AnyStored::Attachment(attachment) => Some(&attachment.alloc.host_device),
-        AnyStored::Namespace(_) | AnyStored::PortForward(_) | AnyStored::Reservation(_) => None,
+        AnyStored::Namespace(_)
+        | AnyStored::PortForward(_)
+        | AnyStored::Reservation(_)
+        | AnyStored::Route(_) => None,
+    }
+}
+
+/// The place that a route takes.
+fn place(object: &AnyStored) -> Option<(&Name, u32, Prefix, u32)> {
+    match object {
+        AnyStored::Route(route) => {
+            let spec = &route.spec;
+            Some((&spec.namespace, spec.table(), spec.destination, spec.metric()))
+        }
+        AnyStored::Namespace(_)
+        | AnyStored::Network(_)
+        | AnyStored::Attachment(_)
+        | AnyStored::PortForward(_)
+        | AnyStored::Reservation(_) => None,
     }
 }
 

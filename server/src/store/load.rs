@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fmt::Display, net::IpAddr, path::Path, str::FromStr, sync::Arc};
 
-use netloom_api::{Attachment, Cidr, Meta, Name, Namespace, Network, PortForward, Reservation, Timestamp};
+use netloom_api::{
+    Attachment, Cidr, Meta, Name, Namespace, Network, PortForward, Reservation, Route, Timestamp,
+};
 use serde::de::DeserializeOwned;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -29,6 +31,7 @@ pub(super) async fn load(connection: &mut SqliteConnection, path: &Path) -> Resu
     loader.objects::<Attachment>().await?;
     loader.objects::<PortForward>().await?;
     loader.objects::<Reservation>().await?;
+    loader.objects::<Route>().await?;
     loader.cursors().await?;
     let (revision, seq, pruned) = loader.meta().await?;
     loader.world.revision = revision;

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netloom_api::{Attachment, AttachmentSpec, IfName, Mac, Namespace, Network, RateLimit};
+use netloom_api::{Attachment, AttachmentSpec, IfName, Mac, Namespace, Network, RateLimit, TABLE_MAIN};
 
 use super::{living, namespace, network};
 use crate::{
     hostnet::{
-        Address, DEVICE_PREFIX, HostNet, Link, LinkKind, Mark, QUEUE_PREFIX, Route, Stack, Sysctl, Tbf,
+        Address, DEVICE_PREFIX, HostNet, Link, LinkKind, Mark, QUEUE_PREFIX, Route, Stack, Sysctl, Tbf, Way,
         rules::Element,
     },
     world::{Stored, World, mac_of},
@@ -128,9 +128,9 @@ fn routes(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut 
         let route = Route {
             stack: Stack::Namespace(attachment.spec.namespace.clone()),
             destination,
-            via,
-            link: attachment.alloc.interface.clone(),
+            table: TABLE_MAIN,
             metric: attachment.alloc.metric,
+            way: Way::Through { via: Some(via), link: attachment.alloc.interface.clone() },
         };
         net.routes.insert(route, Mark::Object(attachment.meta.uid));
     }

@@ -9,6 +9,7 @@ mod host;
 mod namespace;
 mod network;
 mod port_forward;
+mod route;
 mod scope;
 
 use crate::{
@@ -20,6 +21,7 @@ pub(crate) use attachment::mtu_of;
 pub use host::{HostFacts, HostLinks, OwnBridge, Uplink, needs_forwarding};
 pub(crate) use network::on_prefix;
 pub(crate) use port_forward::targets;
+pub(crate) use route::{NoWay, no_gateway_text, way};
 pub use scope::{everything, scope_of};
 
 /// What the want of the host depends on beside the World.
@@ -60,6 +62,9 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     }
     for network in scope.loopbacks.iter().filter_map(|name| living(world, name)) {
         port_forward::want_loopback(world, network, &mut net);
+    }
+    for route in scope.routes.iter().filter_map(|name| living(world, name)) {
+        route::want(world, route, &mut net);
     }
     if scope.host {
         host::want(world, around, &mut net);

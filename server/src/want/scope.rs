@@ -1,10 +1,10 @@
 //! Which part of the host a change is about.
 
-use netloom_api::{Attachment, Kind, Name, Namespace, Network, PortForward};
+use netloom_api::{Attachment, Kind, Name, Namespace, Network, PortForward, Route};
 
 use crate::{
     hostnet::Scope,
-    world::{World, WorldNoun},
+    world::{OnLink, Stored, World, WorldNoun},
 };
 
 /// All that there is.
@@ -19,6 +19,7 @@ pub fn everything(world: &World) -> Scope {
         port_forwards: names::<PortForward>(world),
         // The networks' own part has it.
         loopbacks: std::collections::BTreeSet::new(),
+        routes: names::<Route>(world),
         host: true,
     }
 }
@@ -30,10 +31,12 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
     match kind {
         Kind::Namespace => {
             scope.namespaces.insert(name.clone());
+            scope.routes.extend(world.routes_in(name).cloned());
             world.attachments_in(name).for_each(|attachment| add_attachment(world, attachment, &mut scope));
         }
         Kind::Network => {
             scope.networks.insert(name.clone());
+            add_routes_of_host(world, name, &mut scope);
             world.attachments_on(name).for_each(|attachment| add_attachment(world, attachment, &mut scope));
         }
         Kind::Attachment => add_attachment(world, name, &mut scope),
@@ -43,6 +46,7 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
             let attachment = target.and_then(|target| world.get::<Attachment>(target));
             scope.loopbacks.extend(attachment.map(|attachment| attachment.spec.network.clone()));
         }
+        Kind::Route => add_route(world, name, &mut scope),
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
     }
@@ -57,4 +61,45 @@ fn add_attachment(world: &World, name: &Name, scope: &mut Scope) {
         scope.loopbacks.extend(attachment.map(|attachment| attachment.spec.network.clone()));
     }
     scope.port_forwards.extend(forwards.cloned());
+    if let Some(attachment) = world.get::<Attachment>(name) {
+        scope.routes.extend(world.routes_in(&attachment.spec.namespace).cloned());
+    }
+}
+
+/// With what it goes through, so that it is not taken up while that is still in the making.
+fn add_route(world: &World, name: &Name, scope: &mut Scope) {
+    scope.routes.insert(name.clone());
+    let Some(route) = world.get::<Route>(name) else { return };
+    let namespace = &route.spec.namespace;
+    if !route.spec.is_of_host() {
+        scope.namespaces.insert(namespace.clone());
+    }
+    for one in world.on_link(namespace).into_iter().filter(|one| goes_through(route, one)) {
+        let (kind, name) = one.holder;
+        match kind {
+            Kind::Attachment => drop(scope.attachments.insert(name)),
+            Kind::Network => drop(scope.networks.insert(name)),
+            Kind::Namespace | Kind::PortForward | Kind::Reservation | Kind::Route => {}
+        }
+    }
+}
+
+/// The host's routes that go through a network's bridge.
+fn add_routes_of_host(world: &World, network: &Name, scope: &mut Scope) {
+    // "host" is a name like any other to the parser.
+    let (Ok(host), Some(network)) = ("host".parse::<Name>(), world.get::<Network>(network)) else { return };
+    let alloc = &network.alloc;
+    let through = |route: &Stored<Route>| {
+        let by_name = route.spec.interface.as_ref() == Some(&alloc.device);
+        let has = |via| alloc.subnets.iter().any(|subnet| subnet.cidr.net().contains(&via));
+        by_name || route.spec.via.is_some_and(has)
+    };
+    let routes = world.routes_in(&host).filter_map(|name| world.get::<Route>(name));
+    scope.routes.extend(routes.filter(|route| through(route)).map(|route| route.meta.name.clone()));
+}
+
+fn goes_through(route: &Stored<Route>, one: &OnLink) -> bool {
+    let spec = &route.spec;
+    spec.interface.as_ref().is_some_and(|interface| *interface == one.interface)
+        || spec.via.is_some_and(|via| one.address.contains(&via))
 }

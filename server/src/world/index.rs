@@ -17,7 +17,7 @@ pub fn listens(protocol: Protocol, listen: &netloom_api::Listen) -> impl Iterato
 }
 
 /// Everything of `set` whose first part is `first`, as the second part.
-fn second_of<'w>(
+pub(super) fn second_of<'w>(
     set: &'w imbl::OrdSet<(Name, Name)>,
     first: &Name,
 ) -> impl Iterator<Item = &'w Name> + use<'w> {

@@ -6,6 +6,7 @@
 
 mod index;
 mod noun;
+mod routes;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -13,12 +14,13 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use netloom_api::{
     Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Mac, Meta, Name, Namespace, NetnsPath, Network,
-    PortForward, Reservation, SysctlKey, Timestamp, Uid,
+    PortForward, Reservation, Route, SysctlKey, Timestamp, Uid,
 };
 use serde::{Deserialize, Serialize};
 
 pub use index::{Listen, listens, mac_of};
 pub use noun::{AnyStored, WorldNoun};
+pub use routes::OnLink;
 
 /// An object's intent, and what was allocated for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,6 +169,14 @@ pub struct ReservationAlloc {
     pub address: IpAddr,
 }
 
+/// What a Route holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteAlloc {
+    /// On the host: the link whose subnet holds the gateway, unless it is one that the World knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<IfName>,
+}
+
 /// All objects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
@@ -177,6 +187,7 @@ pub struct World {
     attachments: OrdMap<Name, Arc<Stored<Attachment>>>,
     port_forwards: OrdMap<Name, Arc<Stored<PortForward>>>,
     reservations: OrdMap<Name, Arc<Stored<Reservation>>>,
+    routes: OrdMap<Name, Arc<Stored<Route>>>,
     by_uid: OrdMap<Uid, (Kind, Name)>,
     /// (namespace, attachment)
     in_namespace: OrdSet<(Name, Name)>,
@@ -196,6 +207,10 @@ pub struct World {
     listens: OrdMap<Listen, Name>,
     /// Adopted namespaces, by boot and cookie.
     adopted: OrdMap<(String, u64), Name>,
+    /// (namespace, route)
+    routes_in: OrdSet<(Name, Name)>,
+    /// The places of Routes: namespace, table, destination, metric.
+    route_places: OrdMap<routes::Place, Name>,
     /// Where next-fit allocation goes on, by network and subnet.
     cursors: OrdMap<Name, OrdMap<Cidr, IpAddr>>,
 }
@@ -248,6 +263,7 @@ impl World {
             Kind::Attachment => self.get(name).cloned().map(AnyStored::Attachment),
             Kind::PortForward => self.get(name).cloned().map(AnyStored::PortForward),
             Kind::Reservation => self.get(name).cloned().map(AnyStored::Reservation),
+            Kind::Route => self.get(name).cloned().map(AnyStored::Route),
         }
     }
 
@@ -264,6 +280,7 @@ impl World {
             Kind::Attachment => self.all().cloned().map(AnyStored::Attachment).collect(),
             Kind::PortForward => self.all().cloned().map(AnyStored::PortForward).collect(),
             Kind::Reservation => self.all().cloned().map(AnyStored::Reservation).collect(),
+            Kind::Route => self.all().cloned().map(AnyStored::Route).collect(),
         }
     }
 
@@ -275,6 +292,7 @@ impl World {
             AnyStored::Attachment(object) => self.put_one(object),
             AnyStored::PortForward(object) => self.put_one(object),
             AnyStored::Reservation(object) => self.put_one(object),
+            AnyStored::Route(object) => self.put_one(object),
         }
     }
 
@@ -290,6 +308,7 @@ impl World {
             AnyStored::Attachment(object) => self.remove_one(object),
             AnyStored::PortForward(object) => self.remove_one(object),
             AnyStored::Reservation(object) => self.remove_one(object),
+            AnyStored::Route(object) => self.remove_one(object),
         }
         Some(removed)
     }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use netloom_api::{Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun, PortForward, Reservation};
+use netloom_api::{
+    Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun, PortForward, Reservation, Route,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored, Used, World,
-    index::listens,
+    AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, RouteAlloc, Stored,
+    Used, World, index::listens, routes::place,
 };
 
 /// A noun that the World keeps.
@@ -51,6 +53,7 @@ pub enum AnyStored {
     Attachment(Arc<Stored<Attachment>>),
     PortForward(Arc<Stored<PortForward>>),
     Reservation(Arc<Stored<Reservation>>),
+    Route(Arc<Stored<Route>>),
 }
 
 impl AnyStored {
@@ -62,6 +65,7 @@ impl AnyStored {
             AnyStored::Attachment(_) => Kind::Attachment,
             AnyStored::PortForward(_) => Kind::PortForward,
             AnyStored::Reservation(_) => Kind::Reservation,
+            AnyStored::Route(_) => Kind::Route,
         }
     }
 
@@ -73,6 +77,7 @@ impl AnyStored {
             AnyStored::Attachment(object) => &object.meta,
             AnyStored::PortForward(object) => &object.meta,
             AnyStored::Reservation(object) => &object.meta,
+            AnyStored::Route(object) => &object.meta,
         }
     }
 
@@ -87,6 +92,7 @@ impl AnyStored {
             AnyStored::Attachment(object) => AnyStored::Attachment(change(object, meta)),
             AnyStored::PortForward(object) => AnyStored::PortForward(change(object, meta)),
             AnyStored::Reservation(object) => AnyStored::Reservation(change(object, meta)),
+            AnyStored::Route(object) => AnyStored::Route(change(object, meta)),
         }
     }
 }
@@ -219,6 +225,26 @@ impl WorldNoun for Reservation {
         let key = (object.spec.network.clone(), object.alloc.address);
         if world.addresses.get(&key).is_some_and(|used| used.holder.uid == object.meta.uid) {
             world.addresses.remove(&key);
+        }
+    }
+}
+
+impl WorldNoun for Route {
+    type Alloc = RouteAlloc;
+    objects!(Route, routes);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.routes_in.insert((object.spec.namespace.clone(), name.clone()));
+        world.route_places.insert(place(&object.spec), name.clone());
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.routes_in.remove(&(object.spec.namespace.clone(), name.clone()));
+        // In one commit another object may already have taken the place over.
+        if world.route_places.get(&place(&object.spec)) == Some(name) {
+            world.route_places.remove(&place(&object.spec));
         }
     }
 }

@@ -80,12 +80,13 @@ fn open<T>(request: tonic::Request<T>) -> Result<(Caller, T)> {
 
 /// What every write may ask for.
 fn options(options: Option<pb::WriteOptions>) -> Result<WriteOptions> {
-    let pb::WriteOptions { request_id, wait, dry_run } = options.unwrap_or_default();
+    let pb::WriteOptions { request_id, wait, dry_run, force } = options.unwrap_or_default();
     let wait = wait.map(|wait| words::Span { seconds: wait.seconds, nanos: wait.nanos });
     Ok(WriteOptions {
         request_id: request_id.map(|text| words::request_id(&text, "options.request_id")).transpose()?,
         wait: words::wait(wait)?,
         dry_run: dry_run.unwrap_or_default(),
+        force: force.unwrap_or_default(),
         ..WriteOptions::default()
     })
 }

@@ -1,7 +1,8 @@
 //! The five calls of every noun, written once.
 
 use netloom_api::{
-    Attachment, Draft, Name, Namespace, Network, Noun as _, Object, PortForward, Reservation, ToPb as _, pb,
+    Attachment, Draft, Name, Namespace, Network, Noun as _, Object, PortForward, Reservation, Route,
+    ToPb as _, pb,
 };
 use tonic::service::RoutesBuilder;
 use tonic::{Request, async_trait};
@@ -17,7 +18,7 @@ pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
     use pb::{
         attachment_service_server::AttachmentServiceServer, namespace_service_server::NamespaceServiceServer,
         network_service_server::NetworkServiceServer, port_forward_service_server::PortForwardServiceServer,
-        reservation_service_server::ReservationServiceServer,
+        reservation_service_server::ReservationServiceServer, route_service_server::RouteServiceServer,
     };
     // The rim has its own limit of a body, which is the only one.
     routes
@@ -25,7 +26,8 @@ pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
         .add_service(NetworkServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(AttachmentServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(PortForwardServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
-        .add_service(ReservationServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
+        .add_service(ReservationServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
+        .add_service(RouteServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
 }
 
 /// A list's request, as all nouns have it.
@@ -119,6 +121,7 @@ macro_rules! service {
                     let (caller, request) = open(request)?;
                     let pb::$delete_request { name, etag: tag, force, allow_missing, options: how } = request;
                     let (options, etag) = (options(how)?, etag(tag)?);
+                    let force = force || options.force;
                     let name = words::parsed(&name, "name")?;
                     let change = Change::Delete(Delete { kind: $noun::KIND, name, etag, force, allow_missing });
                     let object = self.write::<$noun>(change, &options, &caller).await?.object;
@@ -172,4 +175,13 @@ service! {
     create_reservation CreateReservationRequest;
     update_reservation UpdateReservationRequest;
     delete_reservation DeleteReservationRequest;
+}
+
+service! {
+    Route route in route_service_server::RouteService;
+    list_routes ListRoutesRequest ListRoutesResponse by [namespace] not [network];
+    get_route GetRouteRequest;
+    create_route CreateRouteRequest;
+    update_route UpdateRouteRequest;
+    delete_route DeleteRouteRequest;
 }

@@ -26,12 +26,13 @@ pub(super) fn old() -> &'static str {
     &OLD
 }
 
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("namespaces", "Named network stacks."),
     ("networks", "Layer-2 segments with their subnets."),
     ("attachments", "Interfaces of Namespaces on Networks."),
     ("port-forwards", "Ports of the host, published from Attachments."),
     ("reservations", "Addresses that are kept back."),
+    ("routes", "Routes in Namespaces and on the host."),
     ("allocations", "Used addresses. Read only."),
     ("events", "What happened. Read only."),
     ("control", "Many objects at once, and the kernel's state."),

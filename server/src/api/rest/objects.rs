@@ -116,8 +116,9 @@ async fn delete<N: DoorNoun>(
     State(door): State<Door>,
     Who(caller): Who,
     Named(name): Named,
-    Asked(Deleting { options, etag, force, allow_missing }): Asked<Deleting>,
+    Asked(Deleting { options, etag, allow_missing }): Asked<Deleting>,
 ) -> Answer {
+    let force = options.force;
     let delete = Delete { kind: N::KIND, name, etag, force, allow_missing };
     match door.write::<N>(Change::Delete(delete), &options, &caller).await?.object {
         Some(object) => shown(StatusCode::OK, &object),
@@ -225,6 +226,11 @@ impl Words for Writing {
                 shape: Shape::Flag,
             },
             Param {
+                name: "force",
+                about: "Write a route that may cut the host off; delete what depends on a deleted object too.",
+                shape: Shape::Flag,
+            },
+            Param {
                 name: "Idempotency-Key",
                 about: "Makes a retry safe: the same caller, key and request answer with the object of the first call.",
                 shape: Shape::Header,
@@ -238,6 +244,7 @@ impl Words for Writing {
             request_id: key.map(|key| words::request_id(key, "Idempotency-Key")).transpose()?,
             wait: words::wait(said.parsed("wait")?)?,
             dry_run: said.flag("dry_run")?,
+            force: said.flag("force")?,
             ..WriteOptions::default()
         }))
     }
@@ -268,22 +275,19 @@ impl Words for Patching {
 struct Deleting {
     options: WriteOptions,
     etag: Option<Etag>,
-    force: bool,
     allow_missing: bool,
 }
 
 impl Words for Deleting {
     fn params() -> Vec<Param> {
-        let force = Param { name: "force", about: "Delete what depends on it too.", shape: Shape::Flag };
         let about = "Succeed when it does not exist.";
-        let own = [force, Param { name: "allow_missing", about, shape: Shape::Flag }, IF_MATCH];
+        let own = [Param { name: "allow_missing", about, shape: Shape::Flag }, IF_MATCH];
         Writing::params().into_iter().chain(own).collect()
     }
 
     fn read(said: &Said<'_>) -> Result<Self> {
         let Writing(options) = Writing::read(said)?;
-        let (force, allow_missing) = (said.flag("force")?, said.flag("allow_missing")?);
-        Ok(Self { options, etag: if_match(said)?, force, allow_missing })
+        Ok(Self { options, etag: if_match(said)?, allow_missing: said.flag("allow_missing")? })
     }
 }
 

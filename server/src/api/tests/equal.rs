@@ -15,6 +15,7 @@ use pb::namespace_service_client::NamespaceServiceClient;
 use pb::network_service_client::NetworkServiceClient;
 use pb::port_forward_service_client::PortForwardServiceClient;
 use pb::reservation_service_client::ReservationServiceClient;
+use pb::route_service_client::RouteServiceClient;
 
 const LESSON: &str = r#"{"objects": [
     {"kind": "PortForward", "name": "web", "spec":
@@ -24,7 +25,9 @@ const LESSON: &str = r#"{"objects": [
     {"kind": "Namespace", "name": "blue"},
     {"kind": "Network", "name": "v-net-0", "spec": {"kind": {"bridge": {"device": "v-net-0"}}, "egress": {"nat": {}},
         "subnets": [{"cidr": "192.168.15.0/24", "gateway": "192.168.15.5"}]}},
-    {"kind": "Reservation", "name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}}
+    {"kind": "Reservation", "name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}},
+    {"kind": "Route", "name": "lan", "spec":
+        {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}}
 ], "owner": "ci-7"}"#;
 
 fn no_wait() -> Option<pb::WriteOptions> {
@@ -47,7 +50,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         let applied = house.post("/v1/apply?wait=0", LESSON).await;
         assert_eq!(applied.status, StatusCode::OK, "{applied:?}");
         let applied: ApplyResponse = serde_json::from_str(&applied.text).unwrap();
-        assert_eq!(applied.objects.len(), 5);
+        assert_eq!(applied.objects.len(), 6);
 
         macro_rules! compare {
             ($client:ident $get:ident $get_request:ident $list:ident $list_request:ident $path:literal $name:literal) => {
@@ -68,6 +71,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         compare!(AttachmentServiceClient get_attachment GetAttachmentRequest list_attachments ListAttachmentsRequest "attachments" "blue0");
         compare!(PortForwardServiceClient get_port_forward GetPortForwardRequest list_port_forwards ListPortForwardsRequest "port-forwards" "web");
         compare!(ReservationServiceClient get_reservation GetReservationRequest list_reservations ListReservationsRequest "reservations" "vip");
+        compare!(RouteServiceClient get_route GetRouteRequest list_routes ListRoutesRequest "routes" "lan");
 
         let mut allocations = AllocationServiceClient::new(house.router.clone());
         let page = allocations.list_allocations(pb::ListAllocationsRequest::default()).await.unwrap();

@@ -75,7 +75,9 @@ impl Sort {
             Action::SetLink { stack, .. } | Action::SetSysctl { stack, .. } => Sort::In(stack.clone()),
             Action::AddAddress(address) | Action::DeleteAddress(address) => Sort::In(address.stack.clone()),
             Action::Announce(address) => Sort::Announce(address.stack.clone()),
-            Action::AddRoute(route) | Action::DeleteRoute(route) => Sort::In(route.stack.clone()),
+            Action::AddRoute(route) | Action::ReplaceRoute(route) | Action::DeleteRoute(route) => {
+                Sort::In(route.stack.clone())
+            }
         }
     }
 }

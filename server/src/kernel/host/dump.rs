@@ -10,13 +10,13 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressProtocol},
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
 };
 use netloom_api::IfName;
 
 use super::message::ALIAS_PREFIX;
 use crate::{
-    hostnet::{LINK_GROUP, Mark, PROTOCOL, Route, Stack},
+    hostnet::{LINK_GROUP, Mark, PROTOCOL, Route, Stack, Way},
     kernel::socket::{DumpError, RouteSocket},
 };
 
@@ -191,20 +191,28 @@ pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
     IpNet::new(address.unwrap_or(any), message.header.destination_prefix_length).ok()
 }
 
-/// A route through a gateway, which is the only sort that we make.
+/// A route of a sort that we make.
 pub(super) fn route_of(
     message: &RouteMessage,
     stack: &Stack,
     names: &BTreeMap<u32, IfName>,
 ) -> Option<Route> {
-    let (mut via, mut link, mut metric) = (None, None, 0);
+    let (mut via, mut link, mut metric, mut table) = (None, None, 0, u32::from(message.header.table));
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Gateway(address) => via = ip_of(address),
             RouteAttribute::Oif(index) => link = names.get(index).cloned(),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Table(number) => table = *number,
             _ => {}
         }
     }
-    Some(Route { stack: stack.clone(), destination: destination(message)?, via: via?, link: link?, metric })
+    let way = match message.header.kind {
+        RouteType::BlackHole => Way::Blackhole,
+        RouteType::Unreachable => Way::Unreachable,
+        RouteType::Prohibit => Way::Prohibit,
+        RouteType::Unicast => Way::Through { via, link: link? },
+        _ => return None,
+    };
+    Some(Route { stack: stack.clone(), destination: destination(message)?, table, metric, way })
 }

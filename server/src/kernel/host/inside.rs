@@ -26,7 +26,7 @@ use crate::{
     kernel::{
         announce,
         extack::KernelError,
-        socket::{RouteSocket, create, request},
+        socket::{RouteSocket, create, replace, request},
         sysctl::{self, Key, SysctlError},
         thread,
     },
@@ -223,6 +223,11 @@ impl<'a> Run<'a> {
             | Action::DeleteAddress(_)
             | Action::AddRoute(_)
             | Action::DeleteRoute(_) => self.message(step),
+            Action::ReplaceRoute(route) => {
+                // What is there must be ours when it is replaced, so what comes before must have happened.
+                self.flush();
+                self.replacement(route)
+            }
             Action::CreateNamespace { .. }
             | Action::DeleteNamespace { .. }
             | Action::Adopt { .. }
@@ -295,8 +300,8 @@ impl<'a> Run<'a> {
             Action::DeleteAddress(Address { stack: _, link, net }) => {
                 request(M::DelAddress(message::address(self.index(link, step.uid)?, *net)))
             }
-            Action::AddRoute(route) => create(M::NewRoute(self.route(route, step.uid)?)),
-            Action::DeleteRoute(route) => request(M::DelRoute(self.route(route, step.uid)?)),
+            Action::AddRoute(route) => create(M::NewRoute(self.route(route)?)),
+            Action::DeleteRoute(route) => request(M::DelRoute(self.route(route)?)),
             other => return Err(passing(format!("{other:?} is no message"))),
         })
     }
@@ -320,12 +325,18 @@ impl<'a> Run<'a> {
         }))
     }
 
-    fn route(
-        &mut self,
-        route: &Route,
-        owner: Option<Uid>,
-    ) -> Result<netlink_packet_route::route::RouteMessage, Outcome> {
-        let index = self.index(&route.link, owner)?;
+    /// Replaces a route of ours, never a stranger's.
+    fn replacement(&mut self, route: &Route) -> Result<NetlinkMessage<RouteNetlinkMessage>, Outcome> {
+        let message = RouteNetlinkMessage::NewRoute(self.route(route)?);
+        match observe::route_in_place_of(self.socket, route) {
+            Ok(Some(_)) => Ok(replace(message)),
+            Ok(None) => Ok(create(message)),
+            Err(error) => Err(surprise(error)),
+        }
+    }
+
+    fn route(&mut self, route: &Route) -> Result<netlink_packet_route::route::RouteMessage, Outcome> {
+        let index = route.link().map(|link| self.any_index(link)).transpose()?;
         let mixed = || failed(None, format!("{route}: families differ"), FailureSort::Final);
         message::route(index, route).ok_or_else(mixed)
     }
@@ -344,6 +355,20 @@ impl<'a> Run<'a> {
         }
         self.known.insert(key, found.header.index);
         Ok(found.header.index)
+    }
+
+    /// The index of any link: a route changes nothing of the link that it goes through.
+    fn any_index(&mut self, name: &IfName) -> Result<u32, Outcome> {
+        let key = (self.stack.clone(), name.clone());
+        if let Some(index) = self.known.get(&key) {
+            return Ok(*index);
+        }
+        let found = self.socket.link_by_name(name.as_str()).map_err(|error| of_request(name, &error))?;
+        let missing = || {
+            let message = format!("{} has no interface {name}", self.stack);
+            failed(Some(Errno::ENODEV), message, FailureSort::Surprise)
+        };
+        found.map(|link| link.header.index).ok_or_else(missing)
     }
 
     fn flush(&mut self) {
@@ -372,21 +397,32 @@ impl<'a> Run<'a> {
             (Action::DeleteAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV)
             | (Action::DeleteRoute(_), Errno::ESRCH | Errno::ENODEV) => Ok(true),
             (Action::AddAddress(address), Errno::EEXIST) => observe::has_address(self.socket, address),
-            (Action::AddRoute(route), Errno::EEXIST) => observe::has_route(self.socket, route),
+            (Action::AddRoute(route) | Action::ReplaceRoute(route), Errno::EEXIST) => {
+                return self.in_place_of(route, error);
+            }
             _ => return refused(subject(step), error),
         };
-        match (is_so, &step.action) {
-            (Ok(true), _) => done(),
-            (Ok(false), Action::AddRoute(route)) => failed(
+        match is_so {
+            Ok(true) => done(),
+            Ok(false) => refused(subject(step), error),
+            Err(error) => surprise(error),
+        }
+    }
+
+    /// Whose the route is that is there already.
+    fn in_place_of(&mut self, route: &Route, error: &KernelError) -> Outcome {
+        match observe::route_in_place_of(self.socket, route) {
+            Ok(Some(there)) if there == *route => done(),
+            Ok(Some(there)) => surprise(format!("{}: there is {there}", self.stack)),
+            Ok(None) => failed(
                 Some(error.errno),
                 format!(
-                    "{}: a route to {} with metric {} exists and was not made by netloom",
-                    self.stack, route.destination, route.metric
+                    "{}: a route to {} with metric {} exists in table {} and was not made by netloom",
+                    self.stack, route.destination, route.metric, route.table
                 ),
                 FailureSort::Conflict,
             ),
-            (Ok(false), _) => refused(subject(step), error),
-            (Err(error), _) => surprise(error),
+            Err(error) => surprise(error),
         }
     }
 
@@ -405,7 +441,9 @@ fn subject(step: &Step) -> String {
     match &step.action {
         Action::SetLink { link, .. } => link.to_string(),
         Action::AddAddress(address) | Action::DeleteAddress(address) => address.to_string(),
-        Action::AddRoute(route) | Action::DeleteRoute(route) => route.to_string(),
+        Action::AddRoute(route) | Action::ReplaceRoute(route) | Action::DeleteRoute(route) => {
+            route.to_string()
+        }
         other => format!("{other:?}"),
     }
 }

@@ -12,11 +12,11 @@ use netlink_packet_route::{
         InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
         LinkMessage,
     },
-    route::{RouteMessage, RouteProtocol},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::hostnet::{LINK_GROUP, Link, LinkChange, PROTOCOL, Route};
+use crate::hostnet::{LINK_GROUP, Link, LinkChange, PROTOCOL, Route, Way};
 
 /// In front of an object's identity in a link's alias.
 pub(super) const ALIAS_PREFIX: &str = "netloom:";
@@ -117,24 +117,34 @@ pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
     message
 }
 
-/// A route with our mark; `None` when its parts are of different families.
-pub(super) fn route(index: u32, route: &Route) -> Option<RouteMessage> {
-    let protocol = RouteProtocol::Other(PROTOCOL);
-    Some(match (route.destination, route.via) {
-        (IpNet::V4(net), IpAddr::V4(via)) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(net.addr(), net.prefix_len())
-            .gateway(via)
-            .output_interface(index)
-            .priority(route.metric)
-            .protocol(protocol)
-            .build(),
-        (IpNet::V6(net), IpAddr::V6(via)) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(net.addr(), net.prefix_len())
-            .gateway(via)
-            .output_interface(index)
-            .priority(route.metric)
-            .protocol(protocol)
-            .build(),
-        (IpNet::V4(_) | IpNet::V6(_), _) => return None,
-    })
+/// A route with our mark, by the link with this index if it goes through one; `None` when its parts are of different
+/// families.
+pub(super) fn route(index: Option<u32>, route: &Route) -> Option<RouteMessage> {
+    let Route { stack: _, destination, table, metric, way } = route;
+    let (kind, via) = match way {
+        Way::Through { via, .. } => (RouteType::Unicast, *via),
+        Way::Blackhole => (RouteType::BlackHole, None),
+        Way::Unreachable => (RouteType::Unreachable, None),
+        Way::Prohibit => (RouteType::Prohibit, None),
+    };
+    let mut message = match (destination, via) {
+        (IpNet::V4(net), None | Some(IpAddr::V4(_))) => {
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+        }
+        (IpNet::V6(net), None | Some(IpAddr::V6(_))) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+        }
+        (IpNet::V4(_) | IpNet::V6(_), Some(_)) => return None,
+    };
+    message.header.kind = kind;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    if destination.addr().is_ipv4() && kind == RouteType::Unicast && via.is_none() {
+        message.header.scope = RouteScope::Link;
+    }
+    // The attribute has the last word; the header has one byte.
+    message.header.table = u8::try_from(*table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    let gateway = via.map(|via| RouteAttribute::Gateway(via.into()));
+    let attributes = [RouteAttribute::Table(*table), RouteAttribute::Priority(*metric)];
+    message.attributes.extend(attributes.into_iter().chain(gateway).chain(index.map(RouteAttribute::Oif)));
+    Some(message)
 }

@@ -19,6 +19,7 @@ mod state;
 mod tc;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +42,7 @@ use super::{
 };
 use crate::{
     diagnose::{ProbePlan, seen::Seen},
-    hostnet::{Features, HostNet, Mark, Outcome, Stack, Step},
+    hostnet::{Features, HostNet, HostView, Mark, Outcome, Stack, Step},
     reconcile::Host,
     want::{HostFacts, HostLinks},
     world::{Adoption, Stored, World},
@@ -189,6 +190,11 @@ impl Kernel {
     /// What of the host choices depend on.
     pub fn links(&self) -> Result<HostLinks, String> {
         facts::links(&self.0)
+    }
+
+    /// What a route on the host is judged by.
+    pub fn host_view(&self) -> Result<HostView, String> {
+        view::host_view(&self.0)
     }
 
     /// What one stack has, now.

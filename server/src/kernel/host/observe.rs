@@ -115,11 +115,12 @@ pub(super) fn has_our_address(
     Ok(dump.addresses.iter().filter(on_it).any(|message| address_of(message) == Some((net, true))))
 }
 
-/// Whether a stack has exactly this route of ours.
-pub(super) fn has_route(socket: &mut RouteSocket, route: &Route) -> Result<bool, String> {
+/// The route of ours that has the place of this one.
+pub(super) fn route_in_place_of(socket: &mut RouteSocket, route: &Route) -> Result<Option<Route>, String> {
     let names = Dump::take(socket).map_err(text)?.names();
     let ours = routes(socket, Routes::Ours).map_err(text)?;
-    Ok(ours.iter().any(|message| route_of(message, &route.stack, &names).as_ref() == Some(route)))
+    let mut ours = ours.iter().filter_map(|message| route_of(message, &route.stack, &names));
+    Ok(ours.find(|other| other.place() == route.place()))
 }
 
 /// A switch of the calling thread's stack; `None` where the kernel has none of this name.
@@ -285,8 +286,9 @@ impl Seen {
             }
         }
         for route in routes.iter().filter_map(|message| route_of(message, &stack, &names)) {
-            let link = net.links.get(&(stack.clone(), route.link.clone()));
-            let mark = link.map(|link| link.mark).filter(|mark| mark.is_ours()).unwrap_or(Mark::Group);
+            let through = |link: &IfName| net.links.get(&(stack.clone(), link.clone()));
+            let mark = route.link().and_then(through).map(|link| link.mark);
+            let mark = mark.filter(|mark| mark.is_ours()).unwrap_or(Mark::Group);
             net.routes.insert(route, mark);
         }
         net.sysctls.extend(sysctls.into_iter().map(|(sysctl, value)| ((stack.clone(), sysctl), value)));

@@ -14,14 +14,14 @@ use netloom_api::{
     AnyDraft, Attachment, AttachmentSpec, BridgeKind, Draft, Egress, IfName, Labels, Namespace,
     NamespaceSpec, NatEgress, Network, NetworkKind, NetworkSpec, Subnet, Timestamp,
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Kernel;
 use crate::{
     controller::{Change, edit_for_tests},
     hostnet::{
         Action, Address, Facts, Failure, FailureSort, Features, HostNet, LINK_GROUP, LinkChange, Mark,
-        Outcome, Stack, Step,
+        Outcome, Route, Stack, Step, Way,
     },
     kernel::{
         netns::{self, Namespaces},
@@ -126,6 +126,10 @@ fn by_hand(messages: Vec<RouteNetlinkMessage>) {
 fn bridge_by_hand(name: &str) -> RouteNetlinkMessage {
     let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge);
     RouteNetlinkMessage::NewLink(builder.name(name).build())
+}
+
+fn v4_route(net: &HostNet) -> Route {
+    net.routes.keys().find(|route| route.destination.addr().is_ipv4()).unwrap().clone()
 }
 
 fn red() -> (Stack, IfName) {
@@ -282,11 +286,17 @@ fn an_equal_address_is_fine_and_another_route_in_the_place_of_ours_is_a_conflict
         };
         let address =
             Address { stack: stack.clone(), link: link.clone(), net: "192.168.15.1/24".parse().unwrap() };
-        let mut route = wanted.routes.keys().find(|route| route.via.is_ipv4()).unwrap().clone();
+        let route = v4_route(&wanted);
         let ours = [Action::AddAddress(address), Action::AddRoute(route.clone())];
         all_done(&kernel.apply(&ours.map(|action| Step::of(uid, action))));
-        route.via = "192.168.15.77".parse().unwrap();
-        let other = Step::of(uid, Action::AddRoute(route));
+        // A stranger's, in a place that ours may come to want.
+        let theirs = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .gateway("192.168.15.77".parse().unwrap())
+            .priority(7)
+            .build();
+        let inside = Namespaces::default().open("red").unwrap();
+        thread::run(&inside, "red", || by_hand(vec![RouteNetlinkMessage::NewRoute(theirs)])).unwrap();
+        let other = Step::of(uid, Action::AddRoute(Route { metric: 7, ..route }));
         let (device, _) = wanted.links.iter().find(|(_, link)| link.mark == Mark::Object(uid)).unwrap();
         // What comes behind a failure of the same object is skipped.
         let behind = Step::of(uid, Action::DeleteLink { device: device.1.clone() });
@@ -302,8 +312,8 @@ fn the_kernel_s_own_words_arrive() {
     on_private_host(|| {
         let kernel = Kernel::open().unwrap();
         let wanted = build(&kernel, &red_and_v_net());
-        let mut route = wanted.routes.keys().find(|route| route.via.is_ipv4()).unwrap().clone();
-        (route.via, route.metric) = ("10.99.0.1".parse().unwrap(), 7);
+        let way = Way::Through { via: Some("10.99.0.1".parse().unwrap()), link: red().1 };
+        let route = Route { metric: 7, way, ..v4_route(&wanted) };
         let failed = failures(&kernel.apply(&[Step::of_host(Action::AddRoute(route))]));
         assert!(failed[0].1.contains("Nexthop has invalid gateway"), "{failed:#?}");
         assert!(failed[0].1.contains("default via 10.99.0.1 dev eth0"), "{failed:#?}");

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use netloom_api::{
     Attachment, Event, EventType, Kind, Meta, Name, Namespace, NamespaceSpec, Network, NetworkSpec,
-    PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Timestamp, Uid,
+    PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Route, Timestamp, Uid,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -13,8 +13,8 @@ use crate::{
     config::EventRetention,
     store::{Batch, OpenError, Receipt, Store, StoreError, StoreOptions, Written, writer::Message},
     world::{
-        AnyStored, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, Stored,
-        SubnetAlloc, World, WorldNoun,
+        AnyStored, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc,
+        RouteAlloc, Stored, SubnetAlloc, World, WorldNoun,
     },
 };
 
@@ -107,6 +107,14 @@ pub(super) fn forward(of: &str, address: Option<&str>, port: u16, end_port: Opti
 pub(super) fn reservation(of: &str, network: &str, n: u8, host: u8) -> AnyStored {
     let spec = ReservationSpec { network: name(network), address: None, note: Some("kept".parse().unwrap()) };
     stored::<Reservation>(of, spec, ReservationAlloc { address: format!("10.{n}.0.{host}").parse().unwrap() })
+}
+
+/// A route of `namespace`, which may be the host, to 10.`n`.0.0/16.
+pub(super) fn route(of: &str, namespace: &str, n: u8, metric: u32) -> AnyStored {
+    let spec = serde_json::json!({"namespace": namespace, "destination": format!("10.{n}.0.0/16"),
+        "metric": metric, "type": "blackhole"});
+    let alloc = RouteAlloc { device: (n == 0).then(|| "eth0".parse().unwrap()) };
+    stored::<Route>(of, serde_json::from_value(spec).unwrap(), alloc)
 }
 
 /// An event without an object.

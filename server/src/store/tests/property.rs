@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use netloom_api::{Attachment, Kind, Namespace, Network, PortForward, Reservation, Timestamp};
+use netloom_api::{Attachment, Kind, Namespace, Network, PortForward, Reservation, Route, Timestamp};
 use proptest::prelude::*;
 
 use super::fixtures::*;
@@ -58,6 +58,15 @@ fn allowed(world: &World, wish: &Wish) -> Option<AnyStored> {
             (sound && free).then_some(AnyStored::PortForward(new))
         }
         Kind::Reservation => fits.then(|| reservation(&of, &net, n, host)),
+        Kind::Route => {
+            let (ns, inside) = match wish.at.0 {
+                0 => ("host".to_owned(), true),
+                _ => (ns.clone(), world.get::<Namespace>(&name(&ns)).is_some()),
+            };
+            let new = route(&of, &ns, n, u32::from(host));
+            let AnyStored::Route(one) = &new else { return None };
+            (inside && world.route_holder(&name(&of), &one.spec).is_none()).then_some(new)
+        }
     }
 }
 
@@ -77,12 +86,15 @@ fn with_children(world: &World, object: AnyStored) -> Vec<AnyStored> {
     let attachments =
         |names: Vec<_>| names.into_iter().map(|of| world.get_any(Kind::Attachment, of).unwrap());
     let mut all: Vec<AnyStored> = match object.kind() {
-        Kind::Namespace => attachments(world.attachments_in(&of).collect()).collect(),
+        Kind::Namespace => {
+            let routes = world.routes_in(&of).map(|of| world.get_any(Kind::Route, of).unwrap());
+            routes.chain(attachments(world.attachments_in(&of).collect())).collect()
+        }
         Kind::Network => {
             let kept = world.reservations_on(&of).map(|of| world.get_any(Kind::Reservation, of).unwrap());
             attachments(world.attachments_on(&of).collect()).chain(kept).collect()
         }
-        Kind::Attachment | Kind::PortForward | Kind::Reservation => Vec::new(),
+        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route => Vec::new(),
     };
     all.push(object);
     all
@@ -136,9 +148,9 @@ proptest! {
 #[test]
 fn the_wishes_reach_every_noun() {
     let mut world = World::default();
-    for kind in [Kind::Namespace, Kind::Network, Kind::Attachment, Kind::PortForward, Kind::Reservation] {
+    for (kind, _) in netloom_api::KIND_NAMES {
         let at = if kind == Kind::Reservation { (0, 0, 3) } else { (0, 0, 2) };
         world.put(allowed(&world, &Wish { kind, which: 0, at, gone: false }).unwrap());
     }
-    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>(), 2);
+    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>() + world.count::<Route>(), 3);
 }

@@ -12,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use netloom_server::kernel::{echo::serve_tcp, lan::Lan, netns::Namespaces, probe};
+use netloom_server::kernel::{
+    echo::serve_tcp,
+    lan::{Lan, add_address},
+    netns::Namespaces,
+    probe,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -169,6 +174,18 @@ fn rows() -> Vec<Row> {
             .fixed("spec.network", json!("other"))
             .fixed("spec.address", json!("192.168.15.78"))
             .live("spec.note", json!("changed"), "nothing of it is in the kernel"),
+        Rows::of("Route", "/v1/routes/lan")
+            .fixed("spec.namespace", json!("blue"))
+            .fixed("spec.destination", json!("192.168.2.0/24"))
+            .live("spec.via", json!("192.168.15.6"), "the route is replaced in its place")
+            .live("spec.interface", json!("eth0"), "the route is replaced in its place")
+            .live("spec.metric", json!(50), "the new route is there before the old one goes")
+            .fixed("spec.table", json!(1000))
+            .live(
+                "spec.type",
+                json!("unicast"),
+                "the route is replaced in its place; a type that goes nowhere drops packets",
+            ),
     ];
     nouns.into_iter().flat_map(|noun| noun.rows).collect()
 }
@@ -223,6 +240,10 @@ impl Scene {
         for (path, body) in crate::stories::lesson() {
             rest.post(path, &body).await.ok();
         }
+        // Red reaches the LAN by a route of its own, and the bridge has a second address that it can go through.
+        add_address("v-net-0", "192.168.15.6/24".parse().unwrap()).unwrap();
+        let spec = json!({"namespace": "red", "destination": "192.168.1.0/24", "via": "192.168.15.5"});
+        rest.post("/v1/routes", &json!({"name": "lan", "spec": spec})).await.ok();
         let namespaces = Namespaces::default();
         let (red, blue) = (namespaces.open("red").unwrap(), namespaces.open("blue").unwrap());
         let serve = |at: &dyn AsFd, port: u16| {

@@ -51,10 +51,10 @@ impl Claims for Route {
         }
         if !spec.is_of_host() {
             let alloc = RouteAlloc::default();
-            return way(&edit.world, spec, &alloc).map(|_| alloc.clone()).map_err(no_way);
+            return way(&edit.world, spec, &alloc).map(|_| alloc.clone()).map_err(|why| no_way(spec, why));
         }
         let alloc = RouteAlloc { device: host_device(&edit.world, spec, &context.routing)? };
-        way(&edit.world, spec, &alloc).map_err(no_way)?;
+        way(&edit.world, spec, &alloc).map_err(|why| no_way(spec, why))?;
         match danger(&edit.world, spec, context) {
             Some(why) if !context.force => {
                 let detail = format!("{why}; if that is meant, force it");
@@ -89,19 +89,20 @@ fn taken(spec: &RouteSpec, kind: Kind, holder: &Name) -> Error {
     Error::new(ErrorReason::RouteTaken, detail).with("conflict", format!("{kind}/{holder}")).at("spec.metric")
 }
 
-fn no_way(why: NoWay) -> Error {
+fn no_way(spec: &RouteSpec, why: NoWay) -> Error {
     let detail = why.to_string();
     match why {
         NoWay::Namespace => Error::new(ErrorReason::ReferenceNotFound, detail).at("spec.namespace"),
         NoWay::Interface(_) => Error::new(ErrorReason::ReferenceNotFound, detail).at("spec.interface"),
         NoWay::Itself(_) => Error::new(ErrorReason::InvalidArgument, detail).at("spec.via"),
-        NoWay::Gateway(_, subnets) => unreachable_gateway(detail, &subnets),
+        NoWay::Gateway(_, subnets) => unreachable_gateway(spec, detail, &subnets),
     }
 }
 
-fn unreachable_gateway(detail: String, subnets: &[IpNet]) -> Error {
+fn unreachable_gateway(spec: &RouteSpec, detail: String, subnets: &[IpNet]) -> Error {
     let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
-    Error::new(ErrorReason::GatewayUnreachable, detail).with("subnets", subnets.join(",")).at("spec.via")
+    let field = if spec.via.is_some() { "spec.via" } else { "spec.interface" };
+    Error::new(ErrorReason::GatewayUnreachable, detail).with("subnets", subnets.join(",")).at(field)
 }
 
 /// The stranger's link that a route on the host goes through; none where the World knows the way.
@@ -143,7 +144,7 @@ fn host_device(world: &World, spec: &RouteSpec, host: &HostView) -> Result<Optio
         all.filter(|net| net.addr().is_ipv4() == via.is_ipv4()).map(IpNet::trunc).collect();
     subnets.sort();
     subnets.dedup();
-    Err(unreachable_gateway(no_gateway_text(spec, &subnets), &subnets))
+    Err(unreachable_gateway(spec, no_gateway_text(spec, &subnets), &subnets))
 }
 
 /// What a route on the host would take away from it.

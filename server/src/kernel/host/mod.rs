@@ -13,6 +13,8 @@ mod observe;
 mod outcome;
 mod port;
 mod reap;
+#[cfg(test)]
+mod route_tests;
 mod rules;
 mod settings;
 mod state;

@@ -18,6 +18,13 @@ CREATE INDEX allocations_by_holder ON allocations (holder_uid);
 
 CREATE INDEX allocations_by_reservation ON allocations (reservation) WHERE reservation IS NOT NULL;
 
+CREATE TRIGGER attachments_interface_taken AFTER INSERT ON attachments
+WHEN EXISTS (SELECT 1 FROM links WHERE namespace_0 = new.namespace AND interface_0 = new.interface)
+  OR EXISTS (SELECT 1 FROM links WHERE namespace_1 = new.namespace AND interface_1 = new.interface)
+BEGIN
+    SELECT raise(ABORT, 'an attachment takes an interface name that a link has');
+END;
+
 CREATE TABLE attachments (
     uid          TEXT    NOT NULL PRIMARY KEY,
     name         TEXT    NOT NULL UNIQUE,
@@ -49,19 +56,23 @@ CREATE TABLE cursors (
     PRIMARY KEY (network, subnet)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE devices (
+CREATE TABLE "devices" (
     name         TEXT    NOT NULL PRIMARY KEY,
-    holder_kind  TEXT    NOT NULL CHECK (holder_kind IN ('Network', 'Attachment')),
+    holder_kind  TEXT    NOT NULL CHECK (holder_kind IN ('Network', 'Attachment', 'Link')),
     holder_uid   TEXT    NOT NULL,
     network      TEXT    AS (CASE WHEN holder_kind = 'Network' THEN holder_uid END)
                  REFERENCES networks (uid) DEFERRABLE INITIALLY DEFERRED,
     attachment   TEXT    AS (CASE WHEN holder_kind = 'Attachment' THEN holder_uid END)
-                 REFERENCES attachments (uid) DEFERRABLE INITIALLY DEFERRED
+                 REFERENCES attachments (uid) DEFERRABLE INITIALLY DEFERRED,
+    link         TEXT    AS (CASE WHEN holder_kind = 'Link' THEN holder_uid END)
+                 REFERENCES links (uid) DEFERRABLE INITIALLY DEFERRED
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX devices_by_attachment ON devices (attachment) WHERE attachment IS NOT NULL;
 
 CREATE INDEX devices_by_holder ON devices (holder_uid);
+
+CREATE INDEX devices_by_link ON devices (link) WHERE link IS NOT NULL;
 
 CREATE INDEX devices_by_network ON devices (network) WHERE network IS NOT NULL;
 
@@ -79,6 +90,43 @@ CREATE TABLE events (
     message      TEXT,
     object       TEXT    -- as the API shows it after the event
 ) STRICT;
+
+CREATE TRIGGER links_interface_taken AFTER INSERT ON links
+WHEN (new.namespace_0 = new.namespace_1 AND new.interface_0 = new.interface_1) OR EXISTS (
+    SELECT 1 FROM (SELECT new.namespace_0 AS namespace, new.interface_0 AS interface
+                   UNION ALL SELECT new.namespace_1, new.interface_1) AS one
+    WHERE EXISTS (SELECT 1 FROM links WHERE namespace_0 = one.namespace AND interface_0 = one.interface AND uid <> new.uid)
+       OR EXISTS (SELECT 1 FROM links WHERE namespace_1 = one.namespace AND interface_1 = one.interface AND uid <> new.uid)
+       OR EXISTS (SELECT 1 FROM attachments WHERE namespace = one.namespace AND interface = one.interface))
+BEGIN
+    SELECT raise(ABORT, 'a link takes an interface name that is taken');
+END;
+
+CREATE TABLE links (
+    uid          TEXT    NOT NULL PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    labels       TEXT    NOT NULL,
+    annotations  TEXT    NOT NULL,
+    owner        TEXT,
+    generation   INTEGER NOT NULL,
+    revision     INTEGER NOT NULL,
+    create_time  INTEGER NOT NULL,
+    update_time  INTEGER NOT NULL,
+    delete_time  INTEGER,
+    spec_version INTEGER NOT NULL,
+    spec         TEXT    NOT NULL,
+    alloc        TEXT    NOT NULL,
+    namespace_0  TEXT             AS (nullif(spec ->> '$.ends[0].namespace', 'host'))
+                 REFERENCES namespaces (name) DEFERRABLE INITIALLY DEFERRED,
+    interface_0  TEXT    NOT NULL AS (spec ->> '$.ends[0].interface'),
+    namespace_1  TEXT             AS (nullif(spec ->> '$.ends[1].namespace', 'host'))
+                 REFERENCES namespaces (name) DEFERRABLE INITIALLY DEFERRED,
+    interface_1  TEXT    NOT NULL AS (spec ->> '$.ends[1].interface')
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX links_by_namespace_0 ON links (namespace_0, interface_0);
+
+CREATE INDEX links_by_namespace_1 ON links (namespace_1, interface_1);
 
 CREATE TABLE meta (
     id           INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),

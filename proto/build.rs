@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 22] = [
+const PATCHABLE: [&str; 24] = [
     "NamespaceSpec",
     "NamespaceSource",
     "ManagedSource",
@@ -28,6 +28,8 @@ const PATCHABLE: [&str; 22] = [
     "Target",
     "ReservationSpec",
     "RouteSpec",
+    "LinkSpec",
+    "LinkEnd",
 ];
 
 /// The unions in them, each the only field of its message.

@@ -1,8 +1,8 @@
 //! Which generated service, requests and fields belong to which noun; written once per noun by one macro.
 
 use netloom_api::{
-    Attachment, Draft, FromPb as _, Name, Namespace, Network, Noun, Object, Path, PortForward, Reservation,
-    Route, ToPb as _, pb,
+    Attachment, Draft, FromPb as _, Link, Name, Namespace, Network, Noun, Object, Path, PortForward,
+    Reservation, Route, ToPb as _, pb,
 };
 
 use crate::{
@@ -183,4 +183,13 @@ calls! {
     create_route CreateRouteRequest;
     update_route UpdateRouteRequest;
     delete_route DeleteRouteRequest;
+}
+
+calls! {
+    Link link in link_service_client::LinkServiceClient;
+    list_links ListLinksRequest by [namespace];
+    get_link GetLinkRequest;
+    create_link CreateLinkRequest;
+    update_link UpdateLinkRequest;
+    delete_link DeleteLinkRequest;
 }

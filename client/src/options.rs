@@ -15,7 +15,7 @@ pub struct ListOptions {
     pub owner: Option<Owner>,
     /// Only with all of these labels.
     pub labels: Labels,
-    /// Only of this Namespace; for Attachments, PortForwards and Routes.
+    /// Only of this Namespace; for Attachments, PortForwards, Links and Routes.
     pub namespace: Option<Name>,
     /// Only of this Network; for Attachments, PortForwards and Reservations.
     pub network: Option<Name>,

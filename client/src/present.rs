@@ -3,8 +3,8 @@
 use std::{fmt::Display, net::IpAddr};
 
 use netloom_client::{
-    Attachment, Bandwidth, Callable, Egress, Namespace, NatEgress, Network, Object, PortForward, PortRange,
-    RateLimit, Reservation, Route, RouteType, SubnetStatus,
+    Attachment, Bandwidth, Callable, Egress, Link, LinkEnd, Namespace, NatEgress, Network, Object,
+    PortForward, PortRange, RateLimit, Reservation, Route, RouteType, SubnetStatus,
 };
 
 use crate::values::rate_text;
@@ -221,6 +221,38 @@ fn way(object: &Object<Route>) -> String {
         RouteType::Unicast => list(via.into_iter().chain(device), " "),
         other => other.to_string(),
     }
+}
+
+impl Shown for Link {
+    const WORD: &'static str = "link";
+    const COLUMNS: &'static [&'static str] = &["END", "ADDRESSES", "OTHER END", "ADDRESSES"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        object.spec.ends.iter().flat_map(|end| [place(end), list(&end.addresses, ",")]).collect()
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let status = &object.status.noun;
+        let mut facts = Vec::new();
+        for (word, (end, is)) in
+            ["end", "other end"].into_iter().zip(object.spec.ends.iter().zip(&status.ends))
+        {
+            facts.push((word, numbered(Some(place(end)), is.ifindex)));
+            facts.push(("addresses", list(&end.addresses, "\n")));
+            facts.push(("mac", text(is.mac)));
+        }
+        facts.push(("mtu", text(status.mtu)));
+        facts
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        list(object.spec.ends.iter().map(place), " to ")
+    }
+}
+
+/// Where an end is: `red:veth-red`.
+fn place(end: &LinkEnd) -> String {
+    format!("{}:{}", end.namespace, end.interface)
 }
 
 /// The value, or nothing.

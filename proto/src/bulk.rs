@@ -10,6 +10,7 @@ use utoipa::{
 use crate::{
     attachment::Attachment,
     convert::{FromPb, Path, ToPb, all, list, optional, parse},
+    link::Link,
     namespace::Namespace,
     network::Network,
     object::{Draft, Kind, Noun, Object},
@@ -194,7 +195,7 @@ any_noun! {
     Attachment attachment,
     PortForward port_forward,
     Reservation reservation,
-    Route route,
+    Route route, Link link,
 }
 
 /// The body of an apply.

@@ -18,6 +18,7 @@ mod documents;
 mod envelope;
 mod event;
 mod ids;
+mod link;
 mod namespace;
 mod net;
 mod network;
@@ -46,6 +47,7 @@ pub use diagnose::{
 pub use documents::{DocumentError, Documents};
 pub use event::{Event, EventPage, EventType};
 pub use ids::{Etag, RequestId, Uid};
+pub use link::{Link, LinkEnd, LinkEndStatus, LinkSpec, LinkStatus};
 pub use namespace::{AdoptedSource, Namespace, NamespaceSource, NamespaceSpec, NamespaceStatus};
 pub use net::{Cidr, IfName, InterfaceAddress, Mac, Prefix};
 pub use network::{

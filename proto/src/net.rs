@@ -140,7 +140,7 @@ impl Cidr {
 }
 
 /// Why no endpoint may live in this prefix; RFC 6890 has the list.
-fn unusable(net: &IpNet) -> Option<&'static str> {
+pub(crate) fn unusable(net: &IpNet) -> Option<&'static str> {
     match net.network() {
         IpAddr::V4(first) if first.is_loopback() => Some("is the loopback range"),
         IpAddr::V4(first) if first.octets()[0] == 0 => Some("is the range of \"this network\""),

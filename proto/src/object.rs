@@ -33,16 +33,19 @@ pub enum Kind {
     Reservation,
     /// A route of a Namespace or of the host.
     Route,
+    /// A direct cable.
+    Link,
 }
 
 /// The nouns by their names.
-pub const KIND_NAMES: [(Kind, &str); 6] = [
+pub const KIND_NAMES: [(Kind, &str); 7] = [
     (Kind::Namespace, "Namespace"),
     (Kind::Network, "Network"),
     (Kind::Attachment, "Attachment"),
     (Kind::PortForward, "PortForward"),
     (Kind::Reservation, "Reservation"),
     (Kind::Route, "Route"),
+    (Kind::Link, "Link"),
 ];
 
 impl Kind {
@@ -55,6 +58,7 @@ impl Kind {
             Kind::PortForward => "PortForward",
             Kind::Reservation => "Reservation",
             Kind::Route => "Route",
+            Kind::Link => "Link",
         }
     }
 
@@ -67,6 +71,7 @@ impl Kind {
             Kind::PortForward => "port-forwards",
             Kind::Reservation => "reservations",
             Kind::Route => "routes",
+            Kind::Link => "links",
         }
     }
 }

@@ -131,7 +131,7 @@ fn limits_are_observed_as_they_are_wanted_and_leave_nothing_behind() {
 
 #[test]
 fn what_others_did_to_a_limit_is_put_right_at_the_next_start() {
-    use netloom_server::hostnet::{Action, Outcome, Step};
+    use netloom_server::hostnet::{Action, Outcome, Stack, Step};
     on_host(async || {
         let mut daemon = Daemon::start().await;
         red_and(&daemon.rest(), &[v_net_0()]).await;
@@ -139,8 +139,8 @@ fn what_others_did_to_a_limit_is_put_right_at_the_next_start() {
         attach(&daemon.rest(), "red0", "v-net-0", more).await.ok();
         let kernel = Kernel::open().unwrap();
         let whole = kernel.observe().unwrap();
-        let device = whole.detours.values().next().unwrap().clone();
-        let outcome = kernel.apply(&[Step::of_host(Action::DeleteLink { device })]);
+        let link = whole.detours.values().next().unwrap().clone();
+        let outcome = kernel.apply(&[Step::of_host(Action::DeleteLink { stack: Stack::Host, link })]);
         assert!(matches!(outcome[..], [Outcome::Done(_)]), "{outcome:?}");
         assert_ne!(kernel.observe().unwrap().to_string(), whole.to_string());
         daemon.crash_and_restart().await;

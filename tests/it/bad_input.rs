@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::host::{Daemon, lan, on_host};
 
 /// Method and path, body, status, reason, and a field that must be named ("" for none).
-type Case = (&'static str, &'static str, Value, u16, &'static str, &'static str);
+pub type Case = (&'static str, &'static str, Value, u16, &'static str, &'static str);
 
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<Case> {
@@ -623,11 +623,18 @@ fn bad_input_is_refused_with_field_and_reason_and_loses_nothing() {
         rest.post("/v1/port-forwards", &json!({"name": "web", "spec": spec})).await.ok();
         let spec = json!({"namespace": "red", "destination": "192.168.1.0/24", "via": "192.168.15.5"});
         rest.post("/v1/routes", &json!({"name": "lan", "spec": spec})).await.ok();
+        rest.post("/v1/namespaces", &json!({"name": "blue"})).await.ok();
+        let spec = json!({"ends": [
+            {"namespace": "host", "interface": "to-red", "addresses": ["10.7.7.1/24"]},
+            {"namespace": "red", "interface": "veth-red", "addresses": ["10.7.7.2/24"]},
+        ]});
+        rest.post("/v1/links", &json!({"name": "cable", "spec": spec})).await.ok();
         let kernel = Kernel::open().unwrap();
         let before = (kernel.observe().unwrap().to_string(), rest.get("/v1/export").await.unwrap().ok());
 
         let mut wrong = Vec::new();
-        let cases = cases();
+        let mut cases = cases();
+        cases.extend(crate::bad_links::cases());
         assert!(cases.len() >= 40);
         for (method, path, body, status, reason, field) in &cases {
             let content_type = if *method == "GET" || *method == "DELETE" { "" } else { "application/json" };

@@ -42,6 +42,8 @@ fn stages() -> Vec<Vec<Value>> {
             json!({"kind": "Reservation", "name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}}),
             json!({"kind": "Route", "name": "lan", "spec":
                 {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}}),
+            json!({"kind": "Link", "name": "cable", "spec": {"ends": [
+                {"namespace": "red", "interface": "veth-red"}, {"namespace": "blue", "interface": "veth-blue"}]}}),
         ],
     ]
 }

@@ -39,9 +39,11 @@ enum Flow {
     Published,
     /// From red to the LAN.
     Outwards,
+    /// From red to blue, over a cable.
+    Cable,
 }
 
-const FLOWS: [Flow; 3] = [Flow::Neighbours, Flow::Published, Flow::Outwards];
+const FLOWS: [Flow; 4] = [Flow::Neighbours, Flow::Published, Flow::Outwards, Flow::Cable];
 
 /// What becomes of a change.
 enum Outcome {
@@ -186,8 +188,20 @@ fn rows() -> Vec<Row> {
                 json!("unicast"),
                 "the route is replaced in its place; a type that goes nowhere drops packets",
             ),
+        Rows::of("Link", "/v1/links/cable")
+            .live(
+                "spec.ends",
+                json!([end("red", 1, &["10.1.1.9/24", "10.1.1.1/24", "fd00:1::1/64"]), end("blue", 2, &["10.1.1.2/24"])]),
+                "new addresses are added before old ones go; `namespace`, `interface` and `mac` of an end are fixed",
+            )
+            .live("spec.mtu", json!(1400), "both ends of the cable are set"),
     ];
     nouns.into_iter().flat_map(|noun| noun.rows).collect()
+}
+
+/// An end of the cable between red and blue.
+fn end(namespace: &str, number: u8, addresses: &[&str]) -> Value {
+    json!({"namespace": namespace, "interface": format!("cable{number}"), "addresses": addresses})
 }
 
 fn openapi() -> Value {
@@ -226,7 +240,7 @@ fn value_of(object: &Value, field: &str) -> Value {
     field.split('.').fold(object, |value, key| &value[key]).clone()
 }
 
-/// The lesson with its three connections.
+/// The lesson and a cable, with their connections.
 struct Scene {
     lan: Lan,
     rest: Rest,
@@ -244,6 +258,8 @@ impl Scene {
         add_address("v-net-0", "192.168.15.6/24".parse().unwrap()).unwrap();
         let spec = json!({"namespace": "red", "destination": "192.168.1.0/24", "via": "192.168.15.5"});
         rest.post("/v1/routes", &json!({"name": "lan", "spec": spec})).await.ok();
+        let ends = [end("red", 1, &["10.1.1.1/24"]), end("blue", 2, &["10.1.1.2/24"])];
+        rest.post("/v1/links", &json!({"name": "cable", "spec": {"ends": ends}})).await.ok();
         let namespaces = Namespaces::default();
         let (red, blue) = (namespaces.open("red").unwrap(), namespaces.open("blue").unwrap());
         let serve = |at: &dyn AsFd, port: u16| {
@@ -265,6 +281,7 @@ impl Scene {
             Flow::Neighbours => open(&red, "192.168.15.2:80"),
             Flow::Published => open(&peer, "192.168.1.2:80"),
             Flow::Outwards => open(&red, "192.168.1.3:900"),
+            Flow::Cable => open(&red, "10.1.1.2:80"),
         };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // The server's first line says whom it sees.

@@ -14,6 +14,7 @@
 //! - `apply`: many objects at once: plans, owners, part of a set, exports, how much work it is
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
+//! - `links`: direct cables: packets, restarts, live change
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
 //! - `namespaces`: adopted ones, settings inside, and who is in them
@@ -28,6 +29,7 @@
 mod apply;
 mod attachments;
 mod bad_input;
+mod bad_links;
 mod command;
 mod crash;
 mod diagnose;
@@ -37,6 +39,7 @@ mod forwards;
 mod help;
 mod host;
 mod lab;
+mod links;
 mod live_change;
 mod namespaces;
 mod netloom;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use netloom_client::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Callable, Client, ClientError,
-    ConditionStatus, Documents, Kind, ListOptions, Namespace, Network, Object, Owner, PlanResponse,
+    ConditionStatus, Documents, Kind, Link, ListOptions, Namespace, Network, Object, Owner, PlanResponse,
     PlannedChange, PortForward, Reservation, Route, WriteOptions,
 };
 use tokio::time::Instant;
@@ -192,6 +192,7 @@ async fn ready_among(client: &Client, kinds: &BTreeSet<Kind>, titles: &[String])
             Kind::PortForward => ready_of::<PortForward>(client, &wanted).await?,
             Kind::Reservation => ready_of::<Reservation>(client, &wanted).await?,
             Kind::Route => ready_of::<Route>(client, &wanted).await?,
+            Kind::Link => ready_of::<Link>(client, &wanted).await?,
         };
     }
     Some(ready)

@@ -6,6 +6,7 @@ mod attach;
 mod diagnose;
 mod events;
 mod exec;
+mod link;
 mod net;
 mod ns;
 mod objects;
@@ -110,6 +111,9 @@ enum Command {
     /// Look at published ports
     #[command(subcommand, after_help = "Example:\n  netloom forwards ls")]
     Forwards(publish::Look),
+    /// Direct cables between namespaces, or between a namespace and the host
+    #[command(subcommand, after_help = link::EXAMPLE)]
+    Link(link::Command),
     /// Addresses that are kept back
     #[command(
         subcommand,
@@ -180,6 +184,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Publish(command) => command.run(&session).await,
         Command::Unpublish(command) => command.run(&session).await,
         Command::Forwards(command) => command.run(&session).await,
+        Command::Link(command) => command.run(&session).await,
         Command::Reservations(command) => command.run(&session).await,
         Command::Route(command) => command.run(&session).await,
         Command::Allocations(command) => command.run(&session).await,
@@ -202,6 +207,7 @@ impl Command {
         match self {
             Command::Ns(command) => command.writes(),
             Command::Net(command) => command.writes(),
+            Command::Link(command) => command.writes(),
             Command::Reservations(command) => command.writes(),
             Command::Route(command) => command.writes(),
             Command::Attach(_)

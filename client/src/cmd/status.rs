@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 use netloom_client::{
-    Attachment, Callable, Client, ConditionStatus, Kind, ListOptions, Name, Namespace, Network, PortForward,
-    Reservation, Route, Version,
+    Attachment, Callable, Client, ConditionStatus, Kind, Link, ListOptions, Name, Namespace, Network,
+    PortForward, Reservation, Route, Version,
 };
 use serde::Serialize;
 
@@ -54,6 +54,7 @@ impl Status {
         summary.count::<PortForward>(&client).await?;
         summary.count::<Reservation>(&client).await?;
         summary.count::<Route>(&client).await?;
+        summary.count::<Link>(&client).await?;
         let names = |summary: &Summary| {
             summary.not_ready.iter().map(|one| format!("{}/{}", one.kind, one.name)).collect()
         };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netloom_api::{
-    Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Draft, Namespace, Network, Object,
-    PlanResponse, PortForward, Reservation, Route,
+    Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Draft, Link, Namespace, Network,
+    Object, PlanResponse, PortForward, Reservation, Route,
 };
 use tokio::time::Instant;
 
@@ -54,6 +54,7 @@ door_noun! {
     PortForward port_forward port_forwards [namespace, network];
     Reservation reservation reservations [network];
     Route route routes [namespace];
+    Link link links [namespace];
 }
 
 /// What every handler gets.

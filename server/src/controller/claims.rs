@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use netloom_api::{
-    AddressRange, Attachment, AttachmentSpec, ErrorReason, IfName, InterfaceAddress, Kind, Listen, Name,
-    Namespace, NamespaceSpec, Network, PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec,
-    Uid,
+    AddressRange, Attachment, AttachmentSpec, ErrorReason, InterfaceAddress, Kind, Listen, Name, Namespace,
+    NamespaceSpec, Network, PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Uid,
 };
 
 use super::{
     edit::{Context, Edit, device_of},
     inside::{field_of, taken},
+    interfaces::{check_interface, first_free_interface, is_strangers},
     routes,
 };
 use crate::{
@@ -132,8 +132,12 @@ impl Claims for Attachment {
             return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.mtu"));
         }
         check_bandwidth(spec, &network)?;
+        for subnet in &network.alloc.subnets {
+            super::link::check_prefix(&edit.world, &spec.namespace, &subnet.cidr.net(), "spec.network")?;
+        }
         let addresses = attachment_addresses(edit, name, uid, spec, &network, old)?;
         if let Some(old) = old {
+            check_interface(&edit.world, &spec.namespace, &old.interface, "spec.interface")?;
             let default_route = spec.default_route.unwrap_or(old.default_route);
             let metric = metric(edit, spec, &network, default_route, Some(old.metric))?;
             return Ok(AttachmentAlloc { addresses, default_route, metric, ..old.clone() });
@@ -142,7 +146,17 @@ impl Claims for Attachment {
             check_mac(&edit.world, &spec.network, mac)?;
         }
         let interface = match &spec.interface {
-            Some(interface) => wanted_interface(&edit.world, &spec.namespace, interface, context)?,
+            Some(interface) => {
+                check_interface(&edit.world, &spec.namespace, interface, "spec.interface")?;
+                if is_strangers(context, &spec.namespace, interface) {
+                    let detail = format!(
+                        "{} has an interface {interface} already, which netloom did not make",
+                        spec.namespace
+                    );
+                    return Err(Error::new(ErrorReason::DeviceTaken, detail).at("spec.interface"));
+                }
+                interface.clone()
+            }
             None => first_free_interface(&edit.world, &spec.namespace, context)?,
         };
         let others =
@@ -324,50 +338,6 @@ fn check_mac(world: &World, network: &Name, mac: netloom_api::Mac) -> Result<()>
         }
         None => Ok(()),
     }
-}
-
-fn interface_holder<'w>(world: &'w World, namespace: &Name, interface: &IfName) -> Option<&'w Name> {
-    let inside = world.attachments_in(namespace).filter_map(|name| world.get::<Attachment>(name));
-    inside.into_iter().find(|other| other.alloc.interface == *interface).map(|other| &other.meta.name)
-}
-
-/// Whether somebody else has an interface of this name in an adopted namespace.
-fn is_strangers(context: &Context, namespace: &Name, interface: &IfName) -> bool {
-    context.inside.interfaces.get(namespace).is_some_and(|names| names.contains(interface.as_str()))
-}
-
-fn wanted_interface(
-    world: &World,
-    namespace: &Name,
-    interface: &IfName,
-    context: &Context,
-) -> Result<IfName> {
-    match interface_holder(world, namespace, interface) {
-        Some(holder) => {
-            let detail = format!("{namespace} has an interface {interface} already, of Attachment {holder}");
-            let error =
-                Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("Attachment/{holder}"));
-            Err(error.at("spec.interface"))
-        }
-        None if is_strangers(context, namespace, interface) => {
-            let detail =
-                format!("{namespace} has an interface {interface} already, which netloom did not make");
-            Err(Error::new(ErrorReason::DeviceTaken, detail).at("spec.interface"))
-        }
-        None => Ok(interface.clone()),
-    }
-}
-
-fn first_free_interface(world: &World, namespace: &Name, context: &Context) -> Result<IfName> {
-    let strangers = context.inside.interfaces.get(namespace).map_or(0, |names| names.len());
-    let most = world.attachments_in(namespace).count() + strangers;
-    for number in 0..=most {
-        let name = format!("eth{number}").parse::<IfName>().map_err(Error::internal)?;
-        if interface_holder(world, namespace, &name).is_none() && !is_strangers(context, namespace, &name) {
-            return Ok(name);
-        }
-    }
-    Err(Error::internal("more interface names are taken than there are interfaces"))
 }
 
 /// The object that a field names; one that is being deleted is as good as gone.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use netloom_api::{
-    Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Meta, Name, Namespace,
+    Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Link, Meta, Name, Namespace,
     Network, Owner, PortForward, Protocol, Reservation, Route, Timestamp, Uid,
 };
 use serde_json::Value;
@@ -338,7 +338,12 @@ impl Edit {
             }
         }
         let mut drafts = drafts;
-        drafts.sort_by_key(|(index, draft)| (order(draft), *index));
+        // What is there keeps what it has before anything new may choose it.
+        let is_new = |draft: &AnyDraft| before.get_any(draft.kind(), draft.name()).is_none();
+        drafts.sort_by_key(|(index, draft)| {
+            let (rank, chooses) = order(draft);
+            (rank, is_new(draft), chooses, *index)
+        });
         for (index, draft) in drafts {
             let (kind, name) = (draft.kind(), draft.name().clone());
             let placed = match draft {
@@ -348,6 +353,7 @@ impl Edit {
                 AnyDraft::PortForward(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Route(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Link(draft) => self.put_one(before, index, draft, context),
             };
             match placed {
                 Ok(()) => {}
@@ -493,9 +499,10 @@ fn order(draft: &AnyDraft) -> (u8, bool) {
             (1, draft.spec.subnets.is_empty() || draft.spec.subnets.iter().any(|s| s.cidr.is_none()))
         }
         AnyDraft::Reservation(draft) => (2, draft.spec.address.is_none()),
-        AnyDraft::Attachment(draft) if draft.spec.addresses.is_empty() => (3, true),
+        // Its interfaces and addresses are all wishes.
+        AnyDraft::Link(_) => (1, false),
         // An explicit address is claimed before a reservation chooses one.
-        AnyDraft::Attachment(_) => (2, false),
+        AnyDraft::Attachment(draft) => (2, draft.spec.addresses.is_empty()),
         AnyDraft::PortForward(_) => (4, false),
         AnyDraft::Route(_) => (5, false),
     }
@@ -510,6 +517,7 @@ pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
         Kind::Namespace => {
             let mut all = of(Kind::Route, world.routes_in(name).collect());
             all.extend(of(Kind::Attachment, world.attachments_in(name).collect()));
+            all.extend(of(Kind::Link, world.links_in(name).collect()));
             all
         }
         Kind::Network => {
@@ -518,7 +526,7 @@ pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
             all
         }
         // A forward may wait for its attachment to come back, and so may a route.
-        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route => Vec::new(),
+        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route | Kind::Link => Vec::new(),
     }
 }
 
@@ -550,6 +558,7 @@ impl AnyStored {
             AnyStored::PortForward(object) => draft::<PortForward>(object).into(),
             AnyStored::Reservation(object) => draft::<Reservation>(object).into(),
             AnyStored::Route(object) => draft::<Route>(object).into(),
+            AnyStored::Link(object) => draft::<Link>(object).into(),
         }
     }
 }

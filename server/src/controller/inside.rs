@@ -75,11 +75,13 @@ impl Questions {
                         Some(AnyDraft::Attachment(draft)) => {
                             attached.insert(draft.spec.namespace.clone());
                         }
+                        // The ends of a Link are in managed namespaces.
                         Some(
                             AnyDraft::Network(_)
                             | AnyDraft::PortForward(_)
                             | AnyDraft::Reservation(_)
-                            | AnyDraft::Route(_),
+                            | AnyDraft::Route(_)
+                            | AnyDraft::Link(_),
                         )
                         | None => {}
                     }

@@ -9,6 +9,8 @@ mod diagnose;
 mod edit;
 mod inside;
 mod intent;
+mod interfaces;
+mod link;
 mod networks;
 mod patch;
 mod pin;
@@ -243,11 +245,13 @@ impl Controller {
     }
 
     async fn context(&self, changes: &[Change], terms: &Terms, force: bool) -> Result<Context> {
-        let makes_network = changes.iter().any(|change| match change {
-            Change::Create(_) | Change::Put(_) | Change::Patch(_) => change.target().0 == Kind::Network,
+        let adds_prefixes = changes.iter().any(|change| match change {
+            Change::Create(_) | Change::Put(_) | Change::Patch(_) => {
+                matches!(change.target().0, Kind::Network | Kind::Link)
+            }
             Change::Delete(_) => false,
         });
-        let host = if makes_network { self.host_links().await? } else { HostLinks::default() };
+        let host = if adds_prefixes { self.host_links().await? } else { HostLinks::default() };
         let inside = self.inside(changes, terms).await?;
         let world = self.intent.committed();
         let routes_host = changes.iter().any(|change| change.may_route_host(&world));

@@ -126,16 +126,21 @@ fn wanted_device(world: &World, device: &IfName) -> Result<IfName> {
         let error = Error::new(ErrorReason::DeviceTaken, detail).with("conflict", format!("{kind}/{holder}"));
         return Err(error.at("spec.kind.bridge.device"));
     }
-    // Names of this form are made from identities; a wanted one could clash with an object to come.
+    check_form(device, "spec.kind.bridge.device")?;
+    Ok(device.clone())
+}
+
+/// Names of this form are made from identities; a wanted one could clash with an object to come.
+pub(super) fn check_form(device: &IfName, field: &str) -> Result<()> {
     let prefixes = [crate::hostnet::DEVICE_PREFIX, crate::hostnet::QUEUE_PREFIX];
     let tail = prefixes.iter().find_map(|prefix| device.as_str().strip_prefix(prefix)).unwrap_or_default();
     if tail.len() == 10 && tail.bytes().all(|c| c.is_ascii_hexdigit()) {
         let detail = format!(
             "{device} has the form of the names that netloom chooses itself (nl or bw and ten hex digits)"
         );
-        return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.kind.bridge.device"));
+        return Err(Error::new(ErrorReason::InvalidArgument, detail).at(field));
     }
-    Ok(device.clone())
+    Ok(())
 }
 
 fn explicit_subnet(
@@ -152,6 +157,7 @@ fn explicit_subnet(
             .with("conflict", format!("Network/{holder}"))
             .at(field));
     }
+    super::link::check_prefix(&edit.world, &host()?, &cidr.net(), &field)?;
     // What the user's own bridge has is the segment's own.
     let elsewhere = |link: &str| existing.is_none_or(|device| device.as_str() != link);
     let mut on_link = context.host.on_link.iter();
@@ -163,6 +169,7 @@ fn explicit_subnet(
 }
 
 fn chosen_subnet(edit: &Edit, own: &[SubnetAlloc], context: &Context) -> Result<Cidr> {
+    let host_name = host()?;
     let taken = |net: &ipnet::IpNet| {
         let networks = edit.world.overlapping(net).map(|(other, _)| *other);
         let host = || {
@@ -175,7 +182,8 @@ fn chosen_subnet(edit: &Edit, own: &[SubnetAlloc], context: &Context) -> Result<
         };
         let mine =
             || own.iter().map(|subnet| subnet.cidr).find(|cidr| cidr.overlaps(net)).map(|cidr| cidr.net());
-        networks.or_else(host).or_else(mine)
+        let cables = || super::link::overlapping_end(&edit.world, &host_name, net).map(|(other, _)| other);
+        networks.or_else(host).or_else(mine).or_else(cables)
     };
     ipam::choose_subnet(&context.pools, taken).map_err(|_| {
         let pools: Vec<String> = context.pools.iter().map(|pool| pool.cidr.to_string()).collect();
@@ -183,4 +191,9 @@ fn chosen_subnet(edit: &Edit, own: &[SubnetAlloc], context: &Context) -> Result<
             format!("no subnet is left in the pools {}; name a subnet, or configure more", pools.join(", "));
         Error::new(ErrorReason::PoolExhausted, detail).at("spec.subnets")
     })
+}
+
+/// The host's name among the namespaces.
+fn host() -> Result<Name> {
+    "host".parse().map_err(Error::internal)
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use netloom_api::{
     Allocation, AnyDraft, AnyObject, Attachment, ConditionStatus, ErrorReason, Event, EventPage, EventType,
-    Export, KIND_NAMES, Kind, Labels, ListPage, Name, Namespace, NamespaceState, Network, Object, Owner,
-    PortForward, Reservation, Route, Version,
+    Export, KIND_NAMES, Kind, Labels, Link, ListPage, Name, Namespace, NamespaceState, Network, Object,
+    Owner, PortForward, Reservation, Route, Version,
 };
 
 use super::{
@@ -64,8 +64,8 @@ impl EventFilter {
 
 /// A noun that can be asked for by the Namespace or Network it belongs to.
 pub trait Belongs: WorldNoun {
-    /// Its Namespace.
-    fn namespace<'w>(object: &'w Stored<Self>, world: &'w World) -> Option<&'w Name>;
+    /// Its Namespace, or its Namespaces.
+    fn namespaces<'w>(object: &'w Stored<Self>, world: &'w World) -> Vec<&'w Name>;
     /// Its Network.
     fn network<'w>(object: &'w Stored<Self>, world: &'w World) -> Option<&'w Name>;
 }
@@ -84,13 +84,13 @@ impl Controller {
         let after = query.page_token.as_deref().map(token_name).transpose()?;
         let Snapshot { world, seq, .. } = self.intent.store().snapshot();
         let passes = |object: &&std::sync::Arc<Stored<N>>| {
-            let of = |wanted: &Option<Name>, has: Option<&Name>| {
-                wanted.as_ref().is_none_or(|wanted| has == Some(wanted))
+            let of = |wanted: &Option<Name>, has: &[&Name]| {
+                wanted.as_ref().is_none_or(|wanted| has.contains(&wanted))
             };
             query.owner.as_ref().is_none_or(|owner| object.meta.owner.as_ref() == Some(owner))
                 && object.meta.labels.contain(&query.labels)
-                && of(&query.namespace, N::namespace(object, &world))
-                && of(&query.network, N::network(object, &world))
+                && of(&query.namespace, &N::namespaces(object, &world))
+                && of(&query.network, N::network(object, &world).as_slice())
         };
         let mut found = world.after::<N>(after.as_ref()).filter(passes);
         let items: Vec<Object<N>> =
@@ -190,6 +190,7 @@ impl Controller {
         of::<PortForward>(&world, &self.board, &mut all);
         of::<Reservation>(&world, &self.board, &mut all);
         of::<Route>(&world, &self.board, &mut all);
+        of::<Link>(&world, &self.board, &mut all);
         (all, seq)
     }
 
@@ -251,8 +252,8 @@ fn allocation_key(name: &str) -> Option<(Name, IpAddr)> {
 }
 
 impl Belongs for Namespace {
-    fn namespace<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
-        Some(&object.meta.name)
+    fn namespaces<'w>(object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        vec![&object.meta.name]
     }
     fn network<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         None
@@ -260,8 +261,8 @@ impl Belongs for Namespace {
 }
 
 impl Belongs for Network {
-    fn namespace<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
-        None
+    fn namespaces<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        Vec::new()
     }
     fn network<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         Some(&object.meta.name)
@@ -269,8 +270,8 @@ impl Belongs for Network {
 }
 
 impl Belongs for Attachment {
-    fn namespace<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
-        Some(&object.spec.namespace)
+    fn namespaces<'w>(object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        vec![&object.spec.namespace]
     }
     fn network<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         Some(&object.spec.network)
@@ -278,8 +279,12 @@ impl Belongs for Attachment {
 }
 
 impl Belongs for PortForward {
-    fn namespace<'w>(object: &'w Stored<Self>, world: &'w World) -> Option<&'w Name> {
-        world.get::<Attachment>(&object.spec.target.attachment).map(|target| &target.spec.namespace)
+    fn namespaces<'w>(object: &'w Stored<Self>, world: &'w World) -> Vec<&'w Name> {
+        world
+            .get::<Attachment>(&object.spec.target.attachment)
+            .map(|target| &target.spec.namespace)
+            .into_iter()
+            .collect()
     }
     fn network<'w>(object: &'w Stored<Self>, world: &'w World) -> Option<&'w Name> {
         world.get::<Attachment>(&object.spec.target.attachment).map(|target| &target.spec.network)
@@ -287,8 +292,8 @@ impl Belongs for PortForward {
 }
 
 impl Belongs for Reservation {
-    fn namespace<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
-        None
+    fn namespaces<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        Vec::new()
     }
     fn network<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         Some(&object.spec.network)
@@ -296,8 +301,17 @@ impl Belongs for Reservation {
 }
 
 impl Belongs for Route {
-    fn namespace<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
-        Some(&object.spec.namespace)
+    fn namespaces<'w>(object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        vec![&object.spec.namespace]
+    }
+    fn network<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
+        None
+    }
+}
+
+impl Belongs for Link {
+    fn namespaces<'w>(object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        object.spec.ends.iter().map(|end| &end.namespace).collect()
     }
     fn network<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         None

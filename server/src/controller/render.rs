@@ -1,9 +1,10 @@
 //! An object as the doors show it: intent from the World, status from the board, counts from the indices.
 
 use netloom_api::{
-    AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Name, Namespace,
-    NamespaceStatus, Network, NetworkStatus, Object, PortForward, PortForwardStatus, PortRange, Reservation,
-    ReservationStatus, Route, RouteStatus, Status, SubnetStatus, Timestamp,
+    AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Link,
+    LinkEndStatus, LinkStatus, Name, Namespace, NamespaceStatus, Network, NetworkStatus, Object, PortForward,
+    PortForwardStatus, PortRange, Reservation, ReservationStatus, Route, RouteStatus, Status, SubnetStatus,
+    Timestamp,
 };
 
 use super::Caller;
@@ -57,6 +58,7 @@ pub(super) fn any(stored: &AnyStored, world: &World, board: &Board) -> AnyObject
         AnyStored::PortForward(one) => object::<PortForward>(one, world, board).into(),
         AnyStored::Reservation(one) => object::<Reservation>(one, world, board).into(),
         AnyStored::Route(one) => object::<Route>(one, world, board).into(),
+        AnyStored::Link(one) => object::<Link>(one, world, board).into(),
     }
 }
 
@@ -139,7 +141,7 @@ impl Render for Attachment {
             interface: Some(object.alloc.interface.clone()),
             ifindex: entry.facts.ifindex,
             host_device: Some(object.alloc.host_device.clone()),
-            host_ifindex: entry.facts.host_ifindex,
+            host_ifindex: entry.facts.near_ifindex,
             mtu: network.map(|network| crate::want::attachment_mtu(object, network)),
             default_route: Some(object.alloc.default_route),
             metric: object.alloc.default_route.then_some(object.alloc.metric),
@@ -192,6 +194,28 @@ impl Render for Route {
             metric: Some(spec.metric()),
             table: Some(spec.table()),
             type_: Some(spec.type_()),
+        }
+    }
+}
+
+impl Render for Link {
+    fn status(object: &Stored<Self>, _world: &World, entry: &Entry) -> LinkStatus {
+        let [first, second] = &object.spec.ends;
+        // Near is the end that comes first in the order of stacks and names.
+        let place = |end: &netloom_api::LinkEnd| (crate::want::stack_of(end), end.interface.clone());
+        let (near, far) = (entry.facts.near_ifindex, entry.facts.ifindex);
+        let indices = if place(first) < place(second) { [near, far] } else { [far, near] };
+        let ends = object.spec.ends.iter().zip(indices).zip(object.alloc.macs);
+        LinkStatus {
+            ends: ends
+                .map(|((end, ifindex), mac)| LinkEndStatus {
+                    namespace: end.namespace.clone(),
+                    interface: end.interface.clone(),
+                    ifindex,
+                    mac: Some(mac),
+                })
+                .collect(),
+            mtu: Some(object.spec.mtu()),
         }
     }
 }

@@ -18,7 +18,7 @@ use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
 pub use route::{HostView, Route, RoutePlace, Way};
-pub use step::{Action, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
+pub use step::{Action, End, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
 pub use tbf::Tbf;
 
 /// The group (IFLA_GROUP) of every link that netloom made: "nl".
@@ -237,6 +237,8 @@ pub struct Scope {
     pub loopbacks: BTreeSet<Name>,
     /// These Routes.
     pub routes: BTreeSet<Name>,
+    /// These Links.
+    pub links: BTreeSet<Name>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
 }
@@ -244,25 +246,28 @@ pub struct Scope {
 impl Scope {
     /// Whether it is about nothing.
     pub fn is_empty(&self) -> bool {
-        let Self { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = self;
+        let Self { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } = self;
         namespaces.is_empty()
             && networks.is_empty()
             && attachments.is_empty()
             && port_forwards.is_empty()
             && loopbacks.is_empty()
             && routes.is_empty()
+            && links.is_empty()
             && !host
     }
 
     /// Both together.
     pub fn join(&mut self, other: Scope) {
-        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = other;
+        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } =
+            other;
         self.namespaces.extend(namespaces);
         self.networks.extend(networks);
         self.attachments.extend(attachments);
         self.port_forwards.extend(port_forwards);
         self.loopbacks.extend(loopbacks);
         self.routes.extend(routes);
+        self.links.extend(links);
         self.host |= host;
     }
 }

@@ -7,10 +7,11 @@
 //! others with it, unless they may be promoted; a link that loses its last IPv4 address loses its IPv4 routes, while
 //! IPv6 routes stay, and so does a route whose gateway's subnet goes when another address is left. Routes that go
 //! nowhere need no link.
+//! Where IPv6 is switched off, its addresses and routes go.
 
 use netloom_api::IfName;
 
-use super::{Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step, Sysctl};
+use super::{Action, Address, End, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step, Sysctl};
 
 impl HostNet {
     /// The host after the step.
@@ -33,13 +34,14 @@ impl HostNet {
             Action::CreateBridge { device, link } | Action::CreateIfb { device, link } => {
                 self.links.insert((Stack::Host, device.clone()), link.clone());
             }
-            Action::CreateCable { device, link, stack, interface, inside } => {
-                let outer = Link { up: false, hairpin: false, ..link.clone() };
-                self.links.insert((Stack::Host, device.clone()), outer);
-                self.links.insert((stack.clone(), interface.clone()), Link { up: false, ..inside.clone() });
+            Action::CreateCable { near, far } => {
+                for End { stack, name, link } in [near, far] {
+                    let made = Link { up: false, hairpin: false, ..link.clone() };
+                    self.links.insert((stack.clone(), name.clone()), made);
+                }
             }
             Action::SetLink { stack, link, change } => self.change_link(stack, link, change),
-            Action::DeleteLink { device } => self.drop_link(&Stack::Host, device),
+            Action::DeleteLink { stack, link } => self.drop_link(stack, link),
             Action::AddAddress(address) => {
                 self.addresses.insert(address.clone(), mark);
             }
@@ -71,6 +73,9 @@ impl HostNet {
                 self.detours.remove(device);
             }
             Action::SetSysctl { stack, sysctl, value } => {
+                if let (Sysctl::DisableIpv6(link), "1") = (sysctl, value.as_str()) {
+                    self.drop_ipv6(stack, link);
+                }
                 self.sysctls.insert((stack.clone(), sysctl.clone()), value.clone());
             }
             Action::InstallRules => self.rules.skeleton = super::rules::Skeleton::Present,
@@ -130,6 +135,13 @@ impl HostNet {
         if !self.addresses.keys().any(here) {
             self.routes.retain(|route, _| !(route.is_through(stack, link) && v4(&route.destination)));
         }
+    }
+
+    fn drop_ipv6(&mut self, stack: &Stack, name: &IfName) {
+        let here = |address: &Address| address.stack == *stack && address.link == *name;
+        self.addresses.retain(|address, _| !here(address) || address.net.addr().is_ipv4());
+        let v4 = |route: &super::Route| route.destination.addr().is_ipv4();
+        self.routes.retain(|route, _| !route.is_through(stack, name) || v4(route));
     }
 
     fn drop_link(&mut self, stack: &Stack, name: &IfName) {

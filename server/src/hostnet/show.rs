@@ -5,7 +5,7 @@ use std::fmt;
 use netloom_api::TABLE_MAIN;
 
 use super::{
-    Action, Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Step, Sysctl, Way,
+    Action, Address, Adopted, End, HostNet, Link, LinkKind, Mark, Route, Stack, Step, Sysctl, Way,
     step::LinkChange,
 };
 
@@ -103,19 +103,21 @@ impl fmt::Display for Step {
             Action::CreateIfb { device, link } => {
                 write!(f, "ip link add {device} mtu {} type ifb", link.mtu)
             }
-            Action::CreateCable { device, link, stack, interface, inside } => {
-                write!(f, "ip link add {device}{} mtu {}", mac(link), link.mtu)?;
+            Action::CreateCable { near: End { stack, name, link }, far } => {
+                write!(f, "{} link add {name}{} mtu {}", ip(stack), mac(link), link.mtu)?;
                 if let Some(bridge) = &link.master {
                     write!(f, " master {bridge}")?;
                 }
-                write!(f, " type veth peer name {interface}{} mtu {}", mac(inside), inside.mtu)?;
-                match stack {
-                    Stack::Host => Ok(()),
+                write!(f, " type veth peer name {}{} mtu {}", far.name, mac(&far.link), far.link.mtu)?;
+                match &far.stack {
+                    same if same == stack => Ok(()),
+                    // As `ip` would be told: the host is where process 1 is.
+                    Stack::Host => f.write_str(" netns 1"),
                     Stack::Namespace(name) => write!(f, " netns {name}"),
                 }
             }
             Action::SetLink { stack, link, change } => write!(f, "{} link set {link} {change}", ip(stack)),
-            Action::DeleteLink { device } => write!(f, "ip link del {device}"),
+            Action::DeleteLink { stack, link } => write!(f, "{} link del {link}", ip(stack)),
             Action::AddAddress(address) => write!(f, "{} addr add {address}", ip(&address.stack)),
             Action::DeleteAddress(address) => write!(f, "{} addr del {address}", ip(&address.stack)),
             Action::AddRoute(route) => write!(f, "{} route add {route}", ip_of(route)),

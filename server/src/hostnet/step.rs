@@ -64,18 +64,12 @@ pub enum Action {
         /// What it is to be.
         link: Link,
     },
-    /// Makes a cable with one message: the host's end, down and in its bridge, and the other end in its stack.
+    /// Makes a cable with one message: both ends down, each in its stack, a port in its bridge.
     CreateCable {
-        /// The host's end.
-        device: IfName,
-        /// What it is to be; whether it is up is a later step.
-        link: Link,
-        /// Where the other end is.
-        stack: Stack,
+        /// The end in whose stack the message is sent; the host's, if there is one.
+        near: End,
         /// The other end.
-        interface: IfName,
-        /// What it is to be; it cannot be up before the cable exists.
-        inside: Link,
+        far: End,
     },
     /// Changes a link.
     SetLink {
@@ -86,10 +80,12 @@ pub enum Action {
         /// How.
         change: LinkChange,
     },
-    /// Removes a link of the host; a cable's other end goes with it.
+    /// Removes a link; a cable's other end goes with it.
     DeleteLink {
+        /// Where it is.
+        stack: Stack,
         /// Which.
-        device: IfName,
+        link: IfName,
     },
     /// Adds an address with our mark, usable at once.
     AddAddress(Address),
@@ -144,6 +140,17 @@ pub enum Action {
     Announce(Address),
     /// Forgets flows whose translation was decided by rules that have changed.
     Forget(BTreeSet<Stale>),
+}
+
+/// One end of a cable to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Where it is.
+    pub stack: Stack,
+    /// Its name there.
+    pub name: IfName,
+    /// What it is to be; whether it is up is a later step.
+    pub link: Link,
 }
 
 /// How a link is changed; `None` leaves a property as it is.
@@ -211,10 +218,10 @@ impl Step {
 pub struct Facts {
     /// Of a Namespace: its cookie.
     pub cookie: Option<u64>,
-    /// Of a Network: its bridge; of an Attachment: the interface inside.
+    /// Of a Network: its bridge; of a cable: its far end, which is the one inside if the other is on the host.
     pub ifindex: Option<u32>,
-    /// Of an Attachment: the host's end.
-    pub host_ifindex: Option<u32>,
+    /// Of a cable: its near end.
+    pub near_ifindex: Option<u32>,
 }
 
 /// A refusal by the kernel, or by somebody else's things.

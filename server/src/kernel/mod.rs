@@ -16,6 +16,7 @@ pub mod frame;
 pub mod holder;
 pub mod host;
 pub mod lan;
+pub mod meddle;
 pub mod monitor;
 pub mod netns;
 pub mod nft;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use netloom_api::{AnyDraft, Attachment, Namespace, Network, Protocol};
+use netloom_api::{AnyDraft, Attachment, Link, Namespace, Network, Object, Protocol};
 
 use super::document::{Expectation, Expected, LabSpec};
 use crate::{
@@ -38,11 +38,18 @@ struct Place {
 
 pub(super) struct Matrix {
     places: BTreeMap<String, Place>,
-    /// The addresses of the host that members of a Namespace would use: their gateways.
+    /// The addresses of the host that members of a Namespace would use: their gateways, and the other ends of their cables.
     gateways: BTreeMap<String, Vec<IpAddr>>,
     lines: Vec<Expectation>,
     judged: bool,
     forwards: Vec<(Protocol, u16, String)>,
+}
+
+/// The addresses that Links have in a namespace, or on the host.
+fn typed(links: &[Object<Link>], namespace: &str) -> impl Iterator<Item = IpAddr> {
+    let ends = links.iter().flat_map(|link| &link.spec.ends);
+    let here = ends.filter(move |end| end.namespace.as_str() == namespace);
+    here.flat_map(|end| end.addresses.iter().map(|address| address.0.addr()))
 }
 
 /// One measured line.
@@ -67,6 +74,7 @@ impl Matrix {
         let everything = ListQuery { page_size: Some(PAGE_MAX), ..ListQuery::default() };
         let attachments = controller.list::<Attachment>(&everything)?.items;
         let networks = controller.list::<Network>(&everything)?.items;
+        let links = controller.list::<Link>(&everything)?.items;
         let mut places = BTreeMap::new();
         let mut gateways: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
         for namespace in controller.list::<Namespace>(&everything)?.items {
@@ -78,13 +86,16 @@ impl Matrix {
                 .flat_map(|one| networks.iter().filter(|network| network.meta.name == one.spec.network));
             let gateway =
                 of.flat_map(|network| network.status.noun.subnets.iter().map(|subnet| subnet.gateway));
-            gateways.insert(name.to_string(), gateway.collect());
+            let to_host = links.iter().filter(|link| link.spec.ends.iter().any(|end| end.namespace == name));
+            let to_host: Vec<Object<Link>> = to_host.cloned().collect();
+            gateways.insert(name.to_string(), gateway.chain(typed(&to_host, "host")).collect());
             let fd = controller.open_namespace(&name).with_context(|| format!("namespace {name}"))?;
-            places.insert(name.to_string(), Place { namespace: fd, addresses: addresses.collect() });
+            let addresses = addresses.chain(typed(&links, name.as_str())).collect();
+            places.insert(name.to_string(), Place { namespace: fd, addresses });
         }
         let on_lan = spec.lan.as_ref().map(|lan| lan.host.to_vec()).unwrap_or_default();
-        let host =
-            Place { namespace: netns::own()?, addresses: on_lan.iter().map(|net| net.addr()).collect() };
+        let on_host = on_lan.iter().map(|net| net.addr()).chain(typed(&links, "host"));
+        let host = Place { namespace: netns::own()?, addresses: on_host.collect() };
         places.insert("host".into(), host);
         for (name, peer) in lan.into_iter().flat_map(Lan::peers) {
             let namespace = peer.as_fd().try_clone_to_owned()?;

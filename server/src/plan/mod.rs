@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use netloom_api::{IfName, Name, Uid};
 
 use crate::hostnet::{
-    Action, Address, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, Sysctl,
+    Action, Address, End, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, Sysctl,
     flows::stale_after, rules,
 };
 
@@ -88,18 +88,15 @@ impl Planner<'_> {
         self.plan.steps.extend(add.into_iter().map(|element| Step::of_host(Action::AddRule(element))));
         self.end_detours();
         self.leave_borrowed();
-        let doomed: Vec<&(Stack, IfName)> = have
-            .links
-            .iter()
-            .filter(|(key, link)| link.mark.is_ours() && key.0 == Stack::Host && self.must_go(key, link))
-            .map(|(key, _)| key)
-            .collect();
+        let doomed: Vec<&(Stack, IfName)> =
+            have.links.keys().filter(|key| self.goes(key) && self.is_near(key)).collect();
         // Ports before bridges: a bridge with a thousand ports takes long to die.
         for bridges in [false, true] {
             for key in &doomed {
                 let link = &have.links[*key];
                 if (link.kind == LinkKind::Bridge) == bridges {
-                    self.step(link.mark, Action::DeleteLink { device: key.1.clone() });
+                    let (stack, name) = (*key).clone();
+                    self.step(link.mark, Action::DeleteLink { stack, link: name });
                 }
             }
         }
@@ -146,32 +143,53 @@ impl Planner<'_> {
         for (device, through) in &self.have.detours {
             let (key, queue) = ((Stack::Host, device.clone()), (Stack::Host, through.clone()));
             let stays = self.want.detours.get(device) == Some(through) && self.link_stays(&queue);
-            if let Some(link) = self.surviving(&key).filter(|_| !stays) {
+            if let Some(link) = self.have.links.get(&key).filter(|_| !stays && self.link_stays(&key)) {
                 self.step(link.mark, Action::ClearDetour { device: device.clone() });
             }
         }
     }
 
-    /// A link goes when nobody wants it, or wants it so different that it cannot be changed while it lives.
-    fn must_go(&self, key: &(Stack, IfName), have: &Link) -> bool {
-        let Some(want) = self.want.links.get(key) else { return true };
-        let (Link { mark, kind, mac, .. }, theirs) = (want, have);
-        let same_owner = matches!(mark, Mark::Object(uid) if theirs.mark.is_of(*uid));
-        let same_kind = match (kind, &theirs.kind) {
-            (LinkKind::Bridge, LinkKind::Bridge) | (LinkKind::Ifb, LinkKind::Ifb) => true,
-            (LinkKind::Veth { peer: want }, LinkKind::Veth { peer: have }) => {
-                want == have && want.as_ref().is_none_or(|peer| self.peer_is_right(peer))
+    /// Whether this link of ours goes: a cable does when either of its ends must.
+    fn goes(&self, key: &(Stack, IfName)) -> bool {
+        let ours = |link: &&Link| link.mark.is_ours() && self.is_in_reach(key, link);
+        let Some(link) = self.have.links.get(key).filter(ours) else { return false };
+        let other_must = |peer| self.have.links.get(peer).is_none_or(|other| self.must_go(peer, other));
+        self.must_go(key, link)
+            || match &link.kind {
+                LinkKind::Veth { peer } => peer.as_ref().is_none_or(other_must),
+                LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_) => false,
             }
-            (LinkKind::Bridge | LinkKind::Veth { .. } | LinkKind::Ifb | LinkKind::Other(_), _) => false,
-        };
-        !same_owner || !same_kind || (*mac != theirs.mac && matches!(kind, LinkKind::Bridge))
     }
 
-    /// The other end of a cable cannot get another MAC address while it is up.
-    fn peer_is_right(&self, peer: &(Stack, IfName)) -> bool {
-        match (self.have.links.get(peer), self.want.links.get(peer)) {
-            (Some(have), Some(want)) => have.mac == want.mac,
-            (None, _) | (_, None) => false,
+    /// In a namespace another netloom may be at work, with the same marks. Ours is what stands where ours is to be, and a
+    /// cable whose both ends are ours to see.
+    fn is_in_reach(&self, key: &(Stack, IfName), link: &Link) -> bool {
+        let both_ends_seen = match &link.kind {
+            LinkKind::Veth { peer } => peer.as_ref().is_some_and(|peer| self.have.links.contains_key(peer)),
+            LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_) => false,
+        };
+        key.0 == Stack::Host || self.want.links.contains_key(key) || both_ends_seen
+    }
+
+    /// A link must go when nobody wants it, or wants it so different that it cannot be changed while it lives.
+    fn must_go(&self, key: &(Stack, IfName), have: &Link) -> bool {
+        let Some(Link { mark, kind, mac, master, .. }) = self.want.links.get(key) else { return true };
+        let same_owner = matches!(mark, Mark::Object(uid) if have.mark.is_of(*uid));
+        let same_kind = match (kind, &have.kind) {
+            (LinkKind::Bridge, LinkKind::Bridge) | (LinkKind::Ifb, LinkKind::Ifb) => true,
+            (LinkKind::Veth { peer: want }, LinkKind::Veth { peer: have }) => want == have,
+            (LinkKind::Bridge | LinkKind::Veth { .. } | LinkKind::Ifb | LinkKind::Other(_), _) => false,
+        };
+        // Nobody asks for the MAC address of a bridge's port, or of what was given none.
+        !same_owner || !same_kind || (mac.is_some() && *mac != have.mac && master.is_none())
+    }
+
+    /// Whether the link is the end by which its cable is made and removed: the host's, if there is one.
+    fn is_near(&self, key: &(Stack, IfName)) -> bool {
+        match self.have.links.get(key).map(|link| &link.kind) {
+            Some(LinkKind::Veth { peer: Some(peer) }) => key < peer || !self.have.links.contains_key(peer),
+            Some(LinkKind::Veth { peer: None } | LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_))
+            | None => true,
         }
     }
 
@@ -202,9 +220,11 @@ impl Planner<'_> {
                 self.add_ifb(name, link);
             }
         }
-        for ((stack, name), link) in &want.links {
-            if let (Stack::Host, LinkKind::Veth { peer: Some(peer) }) = (stack, &link.kind) {
-                self.add_cable(name, link, peer);
+        for (key, link) in &want.links {
+            if let LinkKind::Veth { peer: Some(peer) } = &link.kind
+                && key < peer
+            {
+                self.add_cable(key, peer);
             }
         }
         self.add_host_sysctls();
@@ -226,44 +246,32 @@ impl Planner<'_> {
 
     fn add_bridge(&mut self, name: &IfName, link: &Link) {
         let key = (Stack::Host, name.clone());
-        match self.surviving(&key) {
-            None if self.is_in_the_way(&key) => {
-                self.conflict(
-                    link.mark,
-                    format!("a device {name} exists on the host and was not made by netloom"),
-                );
-            }
-            None => {
-                let down = Link { up: false, ..link.clone() };
-                self.step(link.mark, Action::CreateBridge { device: name.clone(), link: down });
-                let Mark::Object(uid) = link.mark else { return };
-                self.link_sysctls(&key, link.mark);
-                self.addresses(&key, link.mark);
-                let change = LinkChange { up: Some(true), alias: Some(uid), ..LinkChange::default() };
-                self.step(link.mark, Action::SetLink { stack: Stack::Host, link: name.clone(), change });
-            }
-            Some(have) => {
-                let have = have.clone();
-                self.link_sysctls(&key, link.mark);
-                self.addresses(&key, link.mark);
-                self.change(&key, &have, link);
-            }
+        if self.link_stays(&key) {
+            let have = self.have.links[&key].clone();
+            self.link_sysctls(&key, link.mark);
+            self.addresses(&key, link.mark);
+            self.change(&key, &have, link);
+        } else if !self.is_in_the_way(&key, link.mark) {
+            let down = Link { up: false, ..link.clone() };
+            self.step(link.mark, Action::CreateBridge { device: name.clone(), link: down });
+            let Mark::Object(uid) = link.mark else { return };
+            self.link_sysctls(&key, link.mark);
+            self.addresses(&key, link.mark);
+            let change = LinkChange { up: Some(true), alias: Some(uid), ..LinkChange::default() };
+            self.step(link.mark, Action::SetLink { stack: Stack::Host, link: name.clone(), change });
         }
     }
 
     fn add_ifb(&mut self, name: &IfName, link: &Link) {
         let key = (Stack::Host, name.clone());
-        let have = match self.surviving(&key) {
-            None if self.is_in_the_way(&key) => {
-                let message = format!("a device {name} exists on the host and was not made by netloom");
-                return self.conflict(link.mark, message);
-            }
-            None => {
-                let down = Link { up: false, mark: Mark::Group, ..link.clone() };
-                self.step(link.mark, Action::CreateIfb { device: name.clone(), link: down.clone() });
-                down
-            }
-            Some(have) => have.clone(),
+        let have = if self.link_stays(&key) {
+            self.have.links[&key].clone()
+        } else if self.is_in_the_way(&key, link.mark) {
+            return;
+        } else {
+            let down = Link { up: false, mark: Mark::Group, ..link.clone() };
+            self.step(link.mark, Action::CreateIfb { device: name.clone(), link: down.clone() });
+            down
         };
         self.link_sysctls(&key, link.mark);
         self.limit(&key, link.mark);
@@ -294,62 +302,49 @@ impl Planner<'_> {
         }
     }
 
-    fn add_cable(&mut self, name: &IfName, link: &Link, peer: &(Stack, IfName)) {
-        let key = (Stack::Host, name.clone());
-        let Some(inside) = self.want.links.get(peer) else { return };
-        let fresh = match self.surviving(&key) {
-            None if self.is_in_the_way(&key) => {
-                self.conflict(
-                    link.mark,
-                    format!("a device {name} exists on the host and was not made by netloom"),
-                );
+    fn add_cable(&mut self, near: &(Stack, IfName), far: &(Stack, IfName)) {
+        let want = self.want;
+        let (Some(near_end), Some(far_end)) = (want.links.get(near), want.links.get(far)) else { return };
+        let ends = [(near, near_end), (far, far_end)];
+        let fresh = !self.link_stays(near);
+        if fresh {
+            if ends.iter().any(|(key, link)| self.is_in_the_way(key, link.mark)) {
                 return;
             }
-            None if self.have.links.get(peer).is_some_and(|other| !other.mark.is_ours()) => {
-                let (stack, interface) = peer;
-                self.conflict(
-                    link.mark,
-                    format!("{stack} already has an interface {interface}, not made by netloom"),
-                );
-                return;
-            }
-            None => {
-                self.use_master(link);
-                let (stack, interface) = peer.clone();
-                let (device, link, inside) = (name.clone(), link.clone(), inside.clone());
-                self.step(link.mark, Action::CreateCable { device, link, stack, interface, inside });
-                true
-            }
-            Some(have) => {
-                if have.master != link.master {
-                    self.use_master(link);
-                }
-                false
-            }
-        };
+            self.use_master(near_end);
+            let [near, far] = ends.map(|((stack, name), link)| End {
+                stack: stack.clone(),
+                name: name.clone(),
+                link: link.clone(),
+            });
+            self.step(near_end.mark, Action::CreateCable { near, far });
+        } else if self.have.links[near].master != near_end.master {
+            self.use_master(near_end);
+        }
         let down = |link: &Link| Link { up: false, hairpin: false, mark: Mark::Group, ..link.clone() };
-        let (have_outer, have_inner) = if fresh {
-            (down(link), down(inside))
-        } else {
-            (
-                self.have.links[&key].clone(),
-                self.have.links.get(peer).cloned().unwrap_or_else(|| down(inside)),
-            )
-        };
-        self.link_sysctls(&key, link.mark);
-        self.limit(&key, link.mark);
-        self.change(&key, &have_outer, link);
-        self.link_sysctls(peer, inside.mark);
-        self.addresses(peer, inside.mark);
-        self.change(peer, &have_inner, inside);
-        self.routes_through(peer);
-        // Neighbours may remember who had the address before.
+        for (key, link) in ends {
+            let have = if fresh { down(link) } else { self.have.links[key].clone() };
+            self.link_sysctls(key, link.mark);
+            if key.0 == Stack::Host {
+                self.limit(key, link.mark);
+            }
+            self.addresses(key, link.mark);
+            self.change(key, &have, link);
+        }
+        // Once both are up: before that, IPv6 has no way to any gateway.
+        self.routes_through(near);
+        self.routes_through(far);
+        // Neighbours on a network may remember who had the address before.
         let new = |address: &&Address| {
-            is_on(address, peer) && (fresh || !self.have.addresses.contains_key(*address))
+            is_on(address, far) && (fresh || !self.have.addresses.contains_key(*address))
         };
-        let announced: Vec<Address> = self.want.addresses.keys().filter(new).cloned().collect();
+        let announced: Vec<Address> = if near_end.master.is_some() {
+            want.addresses.keys().filter(new).cloned().collect()
+        } else {
+            Vec::new()
+        };
         for address in announced {
-            self.step(inside.mark, Action::Announce(address));
+            self.step(far_end.mark, Action::Announce(address));
         }
     }
 
@@ -359,13 +354,22 @@ impl Planner<'_> {
         }
     }
 
-    /// The link as it is once what must go is gone.
-    fn surviving(&self, key: &(Stack, IfName)) -> Option<&Link> {
-        self.have.links.get(key).filter(|link| link.mark.is_ours() && !self.must_go(key, link))
-    }
-
-    fn is_in_the_way(&self, key: &(Stack, IfName)) -> bool {
-        self.have.links.get(key).is_some_and(|link| !link.mark.is_ours())
+    /// Whether a stranger's link has the name; then it is said.
+    fn is_in_the_way(&mut self, key: &(Stack, IfName), of: Mark) -> bool {
+        let in_the_way = self.have.links.get(key).is_some_and(|link| !link.mark.is_ours());
+        if in_the_way {
+            let (stack, name) = key;
+            self.conflict(
+                of,
+                match stack {
+                    Stack::Host => format!("a device {name} exists on the host and was not made by netloom"),
+                    Stack::Namespace(_) => {
+                        format!("{stack} already has an interface {name}, not made by netloom")
+                    }
+                },
+            );
+        }
+        in_the_way
     }
 
     fn change(&mut self, key: &(Stack, IfName), have: &Link, want: &Link) {
@@ -416,19 +420,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what `have` says of a link still holds when steps come to it.
+    /// Whether a link of ours is there, and what `have` says of it still holds when steps come to it.
     fn link_stays(&self, key: &(Stack, IfName)) -> bool {
-        match self.have.links.get(key) {
-            None => false,
-            Some(link) if key.0 == Stack::Host => link.mark.is_ours() && !self.must_go(key, link),
-            // A cable's inner end lives as long as the outer one.
-            Some(Link { kind: LinkKind::Veth { peer: Some(outer) }, .. }) => self
-                .have
-                .links
-                .get(outer)
-                .is_some_and(|link| link.mark.is_ours() && !self.must_go(outer, link)),
-            Some(_) => true,
-        }
+        self.have.links.get(key).is_some_and(|link| link.mark.is_ours()) && !self.goes(key)
     }
 
     /// Before the link is up, so that the kernel never makes addresses of its own.

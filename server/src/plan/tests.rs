@@ -308,7 +308,8 @@ proptest! {
             .chain(all.networks.iter().map(|name| (Kind::Network, name)))
             .chain(all.attachments.iter().map(|name| (Kind::Attachment, name)))
             .chain(all.port_forwards.iter().map(|name| (Kind::PortForward, name)))
-            .chain(all.routes.iter().map(|name| (Kind::Route, name)));
+            .chain(all.routes.iter().map(|name| (Kind::Route, name)))
+            .chain(all.links.iter().map(|name| (Kind::Link, name)));
         let mut seen = World::default();
         for (kind, name) in objects {
             let old = seen.clone();

@@ -273,7 +273,7 @@ impl<H: Host> Reconciler<H> {
 
 /// Whether two rounds would touch the same objects.
 fn overlap(one: &Scope, other: &Scope) -> bool {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, host } = one;
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } = one;
     !namespaces.is_disjoint(&other.namespaces)
         || !networks.is_disjoint(&other.networks)
         || !attachments.is_disjoint(&other.attachments)
@@ -283,5 +283,6 @@ fn overlap(one: &Scope, other: &Scope) -> bool {
         || !loopbacks.is_disjoint(&other.networks)
         || !networks.is_disjoint(&other.loopbacks)
         || !routes.is_disjoint(&other.routes)
+        || !links.is_disjoint(&other.links)
         || (*host && other.host)
 }

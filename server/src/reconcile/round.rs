@@ -319,6 +319,11 @@ impl Finished {
                 let lost = network.alloc.nat.iter().find(|address| !self.addresses.contains(address))?;
                 Some(format!("the host has no address {lost} any more; what leaves behind it gets no answer"))
             }
+            AnyStored::Link(link) => {
+                let mut ends = link.spec.ends.iter().map(|end| &end.namespace);
+                let broken = ends.find(|namespace| self.failed(Kind::Namespace, namespace));
+                broken.map(|namespace| format!("{} {namespace} is not ready", Kind::Namespace))
+            }
             AnyStored::Namespace(_) | AnyStored::Reservation(_) | AnyStored::Route(_) => None,
         }
     }
@@ -352,7 +357,8 @@ fn reason_of_route(failure: &Failure) -> Option<ConditionReason> {
 }
 
 pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, routes, host: _ } = scope;
+    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, routes, links, host: _ } =
+        scope;
     let of = |kind: Kind, names: &BTreeSet<Name>| {
         names.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>()
     };
@@ -362,12 +368,13 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
     all.extend(of(Kind::Attachment, attachments));
     all.extend(of(Kind::PortForward, port_forwards));
     all.extend(of(Kind::Route, routes));
+    all.extend(of(Kind::Link, links));
     all
 }
 
 fn merge(into: &mut Facts, new: Facts) {
-    let Facts { cookie, ifindex, host_ifindex } = new;
+    let Facts { cookie, ifindex, near_ifindex } = new;
     into.cookie = cookie.or(into.cookie);
     into.ifindex = ifindex.or(into.ifindex);
-    into.host_ifindex = host_ifindex.or(into.host_ifindex);
+    into.near_ifindex = near_ifindex.or(into.near_ifindex);
 }

@@ -36,6 +36,7 @@ pub(super) fn table(kind: Kind) -> &'static str {
         Kind::PortForward => "port_forwards",
         Kind::Reservation => "reservations",
         Kind::Route => "routes",
+        Kind::Link => "links",
     }
 }
 
@@ -168,8 +169,9 @@ impl Transaction {
              value ->> 4 FROM json_each(?)",
             addresses,
         )?;
-        let devices =
-            puts.iter().filter_map(|((kind, uid), object)| device(object).map(|device| (device, kind, uid)));
+        let devices = puts.iter().flat_map(|((kind, uid), object)| {
+            devices(object).into_iter().map(move |device| (device, kind, uid))
+        });
         self.rows(
             "INSERT INTO devices (name, holder_kind, holder_uid) \
              SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
@@ -249,6 +251,7 @@ impl Serialize for Row<'_> {
             AnyStored::PortForward(object) => columns(object, serializer),
             AnyStored::Reservation(object) => columns(object, serializer),
             AnyStored::Route(object) => columns(object, serializer),
+            AnyStored::Link(object) => columns(object, serializer),
         }
     }
 }
@@ -282,7 +285,9 @@ fn columns<N: WorldNoun, S: Serializer>(object: &Stored<N>, serializer: S) -> Re
 /// The addresses that an object holds, each with its network.
 fn addresses(object: &AnyStored) -> Vec<(&Name, IpAddr)> {
     match object {
-        AnyStored::Namespace(_) | AnyStored::PortForward(_) | AnyStored::Route(_) => Vec::new(),
+        AnyStored::Namespace(_) | AnyStored::PortForward(_) | AnyStored::Route(_) | AnyStored::Link(_) => {
+            Vec::new()
+        }
         AnyStored::Network(network) => {
             let subnets = network.alloc.subnets.iter();
             subnets.map(|subnet| (&network.meta.name, subnet.gateway)).collect()
@@ -295,15 +300,19 @@ fn addresses(object: &AnyStored) -> Vec<(&Name, IpAddr)> {
     }
 }
 
-/// The host device that an object holds.
-fn device(object: &AnyStored) -> Option<&IfName> {
+/// The host devices that an object holds.
+fn devices(object: &AnyStored) -> Vec<&IfName> {
     match object {
-        AnyStored::Network(network) => Some(&network.alloc.device),
-        AnyStored::Attachment(attachment) => Some(&attachment.alloc.host_device),
+        AnyStored::Network(network) => vec![&network.alloc.device],
+        AnyStored::Attachment(attachment) => vec![&attachment.alloc.host_device],
+        AnyStored::Link(link) => {
+            let on_host = link.spec.ends.iter().filter(|end| end.is_on_host());
+            on_host.map(|end| &end.interface).collect()
+        }
         AnyStored::Namespace(_)
         | AnyStored::PortForward(_)
         | AnyStored::Reservation(_)
-        | AnyStored::Route(_) => None,
+        | AnyStored::Route(_) => Vec::new(),
     }
 }
 
@@ -318,7 +327,8 @@ fn place(object: &AnyStored) -> Option<(&Name, u32, Prefix, u32)> {
         | AnyStored::Network(_)
         | AnyStored::Attachment(_)
         | AnyStored::PortForward(_)
-        | AnyStored::Reservation(_) => None,
+        | AnyStored::Reservation(_)
+        | AnyStored::Link(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display, net::IpAddr, path::Path, str::FromStr, sync::Arc};
 
 use netloom_api::{
-    Attachment, Cidr, Meta, Name, Namespace, Network, PortForward, Reservation, Route, Timestamp,
+    Attachment, Cidr, Link, Meta, Name, Namespace, Network, PortForward, Reservation, Route, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
@@ -32,6 +32,7 @@ pub(super) async fn load(connection: &mut SqliteConnection, path: &Path) -> Resu
     loader.objects::<PortForward>().await?;
     loader.objects::<Reservation>().await?;
     loader.objects::<Route>().await?;
+    loader.objects::<Link>().await?;
     loader.cursors().await?;
     let (revision, seq, pruned) = loader.meta().await?;
     loader.world.revision = revision;

@@ -6,6 +6,7 @@
 
 mod attachment;
 mod host;
+mod link;
 mod namespace;
 mod network;
 mod port_forward;
@@ -19,6 +20,7 @@ use crate::{
 
 pub(crate) use attachment::mtu_of;
 pub use host::{HostFacts, HostLinks, OwnBridge, Uplink, needs_forwarding};
+pub(crate) use link::stack_of;
 pub(crate) use network::on_prefix;
 pub(crate) use port_forward::targets;
 pub(crate) use route::{NoWay, no_gateway_text, way};
@@ -65,6 +67,9 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     }
     for route in scope.routes.iter().filter_map(|name| living(world, name)) {
         route::want(world, route, &mut net);
+    }
+    for link in scope.links.iter().filter_map(|name| living(world, name)) {
+        link::want(world, link, around, &mut net);
     }
     if scope.host {
         host::want(world, around, &mut net);

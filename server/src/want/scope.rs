@@ -1,6 +1,6 @@
 //! Which part of the host a change is about.
 
-use netloom_api::{Attachment, Kind, Name, Namespace, Network, PortForward, Route};
+use netloom_api::{Attachment, Kind, Link, Name, Namespace, Network, PortForward, Route};
 
 use crate::{
     hostnet::Scope,
@@ -20,6 +20,7 @@ pub fn everything(world: &World) -> Scope {
         // The networks' own part has it.
         loopbacks: std::collections::BTreeSet::new(),
         routes: names::<Route>(world),
+        links: names::<Link>(world),
         host: true,
     }
 }
@@ -32,6 +33,7 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
         Kind::Namespace => {
             scope.namespaces.insert(name.clone());
             scope.routes.extend(world.routes_in(name).cloned());
+            world.links_in(name).for_each(|link| add_link(world, link, &mut scope));
             world.attachments_in(name).for_each(|attachment| add_attachment(world, attachment, &mut scope));
         }
         Kind::Network => {
@@ -47,6 +49,7 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
             scope.loopbacks.extend(attachment.map(|attachment| attachment.spec.network.clone()));
         }
         Kind::Route => add_route(world, name, &mut scope),
+        Kind::Link => add_link(world, name, &mut scope),
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
     }
@@ -66,6 +69,13 @@ fn add_attachment(world: &World, name: &Name, scope: &mut Scope) {
     }
 }
 
+fn add_link(world: &World, name: &Name, scope: &mut Scope) {
+    scope.links.insert(name.clone());
+    for end in world.get::<Link>(name).iter().flat_map(|link| &link.spec.ends) {
+        scope.routes.extend(world.routes_in(&end.namespace).cloned());
+    }
+}
+
 /// With what it goes through, so that it is not taken up while that is still in the making.
 fn add_route(world: &World, name: &Name, scope: &mut Scope) {
     scope.routes.insert(name.clone());
@@ -79,6 +89,7 @@ fn add_route(world: &World, name: &Name, scope: &mut Scope) {
         match kind {
             Kind::Attachment => drop(scope.attachments.insert(name)),
             Kind::Network => drop(scope.networks.insert(name)),
+            Kind::Link => drop(scope.links.insert(name)),
             Kind::Namespace | Kind::PortForward | Kind::Reservation | Kind::Route => {}
         }
     }

@@ -41,6 +41,11 @@ impl World {
         second_of(&self.in_namespace, namespace)
     }
 
+    /// The names of the Links that have an end in a Namespace, or on `host`.
+    pub fn links_in(&self, namespace: &Name) -> impl Iterator<Item = &Name> + use<'_> {
+        second_of(&self.links_in, namespace)
+    }
+
     /// The names of a Network's Attachments.
     pub fn attachments_on(&self, network: &Name) -> impl Iterator<Item = &Name> + use<'_> {
         second_of(&self.on_network, network)

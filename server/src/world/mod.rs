@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use netloom_api::{
-    Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Mac, Meta, Name, Namespace, NetnsPath, Network,
-    PortForward, Reservation, Route, SysctlKey, Timestamp, Uid,
+    Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Link, Mac, Meta, Name, Namespace, NetnsPath,
+    Network, PortForward, Reservation, Route, SysctlKey, Timestamp, Uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +177,13 @@ pub struct RouteAlloc {
     pub device: Option<IfName>,
 }
 
+/// What a Link holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkAlloc {
+    /// The MAC addresses of the ends, in the order of the spec.
+    pub macs: [Mac; 2],
+}
+
 /// All objects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
@@ -188,9 +195,12 @@ pub struct World {
     port_forwards: OrdMap<Name, Arc<Stored<PortForward>>>,
     reservations: OrdMap<Name, Arc<Stored<Reservation>>>,
     routes: OrdMap<Name, Arc<Stored<Route>>>,
+    links: OrdMap<Name, Arc<Stored<Link>>>,
     by_uid: OrdMap<Uid, (Kind, Name)>,
     /// (namespace, attachment)
     in_namespace: OrdSet<(Name, Name)>,
+    /// (namespace or `host`, link)
+    links_in: OrdSet<(Name, Name)>,
     /// (network, attachment)
     on_network: OrdSet<(Name, Name)>,
     /// (network, reservation)
@@ -264,6 +274,7 @@ impl World {
             Kind::PortForward => self.get(name).cloned().map(AnyStored::PortForward),
             Kind::Reservation => self.get(name).cloned().map(AnyStored::Reservation),
             Kind::Route => self.get(name).cloned().map(AnyStored::Route),
+            Kind::Link => self.get(name).cloned().map(AnyStored::Link),
         }
     }
 
@@ -281,6 +292,7 @@ impl World {
             Kind::PortForward => self.all().cloned().map(AnyStored::PortForward).collect(),
             Kind::Reservation => self.all().cloned().map(AnyStored::Reservation).collect(),
             Kind::Route => self.all().cloned().map(AnyStored::Route).collect(),
+            Kind::Link => self.all().cloned().map(AnyStored::Link).collect(),
         }
     }
 
@@ -293,6 +305,7 @@ impl World {
             AnyStored::PortForward(object) => self.put_one(object),
             AnyStored::Reservation(object) => self.put_one(object),
             AnyStored::Route(object) => self.put_one(object),
+            AnyStored::Link(object) => self.put_one(object),
         }
     }
 
@@ -309,6 +322,7 @@ impl World {
             AnyStored::PortForward(object) => self.remove_one(object),
             AnyStored::Reservation(object) => self.remove_one(object),
             AnyStored::Route(object) => self.remove_one(object),
+            AnyStored::Link(object) => self.remove_one(object),
         }
         Some(removed)
     }

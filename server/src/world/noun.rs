@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use netloom_api::{
-    Attachment, Holder, Kind, Meta, Name, Namespace, Network, Noun, PortForward, Reservation, Route,
+    Attachment, Holder, Kind, Link, Meta, Name, Namespace, Network, Noun, PortForward, Reservation, Route,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, RouteAlloc, Stored,
-    Used, World, index::listens, routes::place,
+    AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, RouteAlloc,
+    Stored, Used, World, index::listens, routes::place,
 };
 
 /// A noun that the World keeps.
@@ -54,6 +54,7 @@ pub enum AnyStored {
     PortForward(Arc<Stored<PortForward>>),
     Reservation(Arc<Stored<Reservation>>),
     Route(Arc<Stored<Route>>),
+    Link(Arc<Stored<Link>>),
 }
 
 impl AnyStored {
@@ -66,6 +67,7 @@ impl AnyStored {
             AnyStored::PortForward(_) => Kind::PortForward,
             AnyStored::Reservation(_) => Kind::Reservation,
             AnyStored::Route(_) => Kind::Route,
+            AnyStored::Link(_) => Kind::Link,
         }
     }
 
@@ -78,6 +80,7 @@ impl AnyStored {
             AnyStored::PortForward(object) => &object.meta,
             AnyStored::Reservation(object) => &object.meta,
             AnyStored::Route(object) => &object.meta,
+            AnyStored::Link(object) => &object.meta,
         }
     }
 
@@ -93,6 +96,7 @@ impl AnyStored {
             AnyStored::PortForward(object) => AnyStored::PortForward(change(object, meta)),
             AnyStored::Reservation(object) => AnyStored::Reservation(change(object, meta)),
             AnyStored::Route(object) => AnyStored::Route(change(object, meta)),
+            AnyStored::Link(object) => AnyStored::Link(change(object, meta)),
         }
     }
 }
@@ -245,6 +249,31 @@ impl WorldNoun for Route {
         // In one commit another object may already have taken the place over.
         if world.route_places.get(&place(&object.spec)) == Some(name) {
             world.route_places.remove(&place(&object.spec));
+        }
+    }
+}
+
+impl WorldNoun for Link {
+    type Alloc = LinkAlloc;
+    objects!(Link, links);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        for end in &object.spec.ends {
+            world.links_in.insert((end.namespace.clone(), name.clone()));
+            if end.is_on_host() {
+                world.devices.insert(end.interface.clone(), (Kind::Link, name.clone()));
+            }
+        }
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        for end in &object.spec.ends {
+            world.links_in.remove(&(end.namespace.clone(), name.clone()));
+            if end.is_on_host() && world.devices.get(&end.interface) == Some(&(Kind::Link, name.clone())) {
+                world.devices.remove(&end.interface);
+            }
         }
     }
 }

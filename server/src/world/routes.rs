@@ -1,7 +1,7 @@
 //! Which routes there are, and what a namespace reaches without one.
 
 use ipnet::IpNet;
-use netloom_api::{Attachment, IfName, Kind, Name, Network, RouteSpec, TABLE_MAIN};
+use netloom_api::{Attachment, IfName, Kind, Link, Name, Network, RouteSpec, TABLE_MAIN};
 
 use super::{World, index::second_of};
 
@@ -28,9 +28,30 @@ impl World {
     /// What a Namespace, or `host`, reaches without a gateway through interfaces that netloom makes. What is being deleted
     /// does not count.
     pub fn on_link(&self, namespace: &Name) -> Vec<OnLink> {
-        if namespace.as_str() == "host" {
-            return self.bridges_on_link();
-        }
+        let mut all = if namespace.as_str() == "host" {
+            self.bridges_on_link()
+        } else {
+            self.attached_on_link(namespace)
+        };
+        all.extend(self.cables_on_link(namespace));
+        all
+    }
+
+    fn cables_on_link(&self, namespace: &Name) -> impl Iterator<Item = OnLink> {
+        let links = self.links_in(namespace).filter_map(|name| self.get::<Link>(name));
+        let living = links.filter(|link| link.meta.delete_time.is_none());
+        let ends = living.flat_map(|link| link.spec.ends.iter().map(|end| (&link.meta.name, end)));
+        let here = ends.filter(|(_, end)| end.namespace == *namespace);
+        here.flat_map(|(name, end)| {
+            end.addresses.iter().map(|address| OnLink {
+                address: address.0,
+                interface: end.interface.clone(),
+                holder: (Kind::Link, name.clone()),
+            })
+        })
+    }
+
+    fn attached_on_link(&self, namespace: &Name) -> Vec<OnLink> {
         let living = self
             .attachments_in(namespace)
             .filter_map(|name| self.get::<Attachment>(name))

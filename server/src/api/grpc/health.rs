@@ -68,7 +68,7 @@ fn now(door: &Door) -> HealthCheckResponse {
 /// The empty name stands for the daemon.
 fn is_known(service: &str) -> bool {
     use pb::{
-        allocation_service_server, attachment_service_server, control_service_server,
+        allocation_service_server, attachment_service_server, control_service_server, link_service_server,
         namespace_service_server, network_service_server, port_forward_service_server,
         reservation_service_server,
     };
@@ -81,6 +81,7 @@ fn is_known(service: &str) -> bool {
         network_service_server::SERVICE_NAME,
         port_forward_service_server::SERVICE_NAME,
         reservation_service_server::SERVICE_NAME,
+        link_service_server::SERVICE_NAME,
     ];
     services.contains(&service)
 }

@@ -1,7 +1,7 @@
 //! The five calls of every noun, written once.
 
 use netloom_api::{
-    Attachment, Draft, Name, Namespace, Network, Noun as _, Object, PortForward, Reservation, Route,
+    Attachment, Draft, Link, Name, Namespace, Network, Noun as _, Object, PortForward, Reservation, Route,
     ToPb as _, pb,
 };
 use tonic::service::RoutesBuilder;
@@ -16,8 +16,9 @@ use crate::error::Result;
 /// The services of all nouns.
 pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
     use pb::{
-        attachment_service_server::AttachmentServiceServer, namespace_service_server::NamespaceServiceServer,
-        network_service_server::NetworkServiceServer, port_forward_service_server::PortForwardServiceServer,
+        attachment_service_server::AttachmentServiceServer, link_service_server::LinkServiceServer,
+        namespace_service_server::NamespaceServiceServer, network_service_server::NetworkServiceServer,
+        port_forward_service_server::PortForwardServiceServer,
         reservation_service_server::ReservationServiceServer, route_service_server::RouteServiceServer,
     };
     // The rim has its own limit of a body, which is the only one.
@@ -27,7 +28,8 @@ pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
         .add_service(AttachmentServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(PortForwardServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(ReservationServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
-        .add_service(RouteServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
+        .add_service(RouteServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
+        .add_service(LinkServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
 }
 
 /// A list's request, as all nouns have it.
@@ -184,4 +186,13 @@ service! {
     create_route CreateRouteRequest;
     update_route UpdateRouteRequest;
     delete_route DeleteRouteRequest;
+}
+
+service! {
+    Link link in link_service_server::LinkService;
+    list_links ListLinksRequest ListLinksResponse by [namespace] not [network];
+    get_link GetLinkRequest;
+    create_link CreateLinkRequest;
+    update_link UpdateLinkRequest;
+    delete_link DeleteLinkRequest;
 }

@@ -26,13 +26,14 @@ pub(super) fn old() -> &'static str {
     &OLD
 }
 
-const TAGS: [(&str, &str); 10] = [
+const TAGS: [(&str, &str); 11] = [
     ("namespaces", "Named network stacks."),
     ("networks", "Layer-2 segments with their subnets."),
     ("attachments", "Interfaces of Namespaces on Networks."),
     ("port-forwards", "Ports of the host, published from Attachments."),
     ("reservations", "Addresses that are kept back."),
     ("routes", "Routes in Namespaces and on the host."),
+    ("links", "Direct cables between Namespaces, or between a Namespace and the host."),
     ("allocations", "Used addresses. Read only."),
     ("events", "What happened. Read only."),
     ("control", "Many objects at once, and the kernel's state."),

@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use netloom_api::{Attachment, ErrorReason, Namespace, Network, PortForward, Reservation, Route};
+use netloom_api::{Attachment, ErrorReason, Link, Namespace, Network, PortForward, Reservation, Route};
 use tokio::time::Instant;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -50,6 +50,7 @@ fn routes() -> OpenApiRouter<Door> {
         .merge(objects::routes::<Network>())
         .merge(objects::routes::<Attachment>())
         .merge(objects::routes::<PortForward>())
+        .merge(objects::routes::<Link>())
         .merge(objects::routes::<Reservation>())
         .merge(objects::routes::<Route>())
         .merge(control::routes())

@@ -11,6 +11,7 @@ use super::*;
 use pb::allocation_service_client::AllocationServiceClient;
 use pb::attachment_service_client::AttachmentServiceClient;
 use pb::control_service_client::ControlServiceClient;
+use pb::link_service_client::LinkServiceClient;
 use pb::namespace_service_client::NamespaceServiceClient;
 use pb::network_service_client::NetworkServiceClient;
 use pb::port_forward_service_client::PortForwardServiceClient;
@@ -22,6 +23,9 @@ const LESSON: &str = r#"{"objects": [
         {"protocol": "tcp", "listen": {"port": 8080}, "target": {"attachment": "blue0", "port": 80}}},
     {"kind": "Attachment", "name": "blue0", "labels": {"role": "web"}, "spec":
         {"namespace": "blue", "network": "v-net-0", "addresses": ["192.168.15.2"]}},
+    {"kind": "Link", "name": "cable", "spec": {"ends": [
+        {"namespace": "blue", "interface": "up", "addresses": ["10.1.1.2/24", "fd00:1::2/64"]},
+        {"namespace": "host", "interface": "to-blue", "addresses": ["10.1.1.1/24"]}]}},
     {"kind": "Namespace", "name": "blue"},
     {"kind": "Network", "name": "v-net-0", "spec": {"kind": {"bridge": {"device": "v-net-0"}}, "egress": {"nat": {}},
         "subnets": [{"cidr": "192.168.15.0/24", "gateway": "192.168.15.5"}]}},
@@ -50,7 +54,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         let applied = house.post("/v1/apply?wait=0", LESSON).await;
         assert_eq!(applied.status, StatusCode::OK, "{applied:?}");
         let applied: ApplyResponse = serde_json::from_str(&applied.text).unwrap();
-        assert_eq!(applied.objects.len(), 6);
+        assert_eq!(applied.objects.len(), 7);
 
         macro_rules! compare {
             ($client:ident $get:ident $get_request:ident $list:ident $list_request:ident $path:literal $name:literal) => {
@@ -72,6 +76,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         compare!(PortForwardServiceClient get_port_forward GetPortForwardRequest list_port_forwards ListPortForwardsRequest "port-forwards" "web");
         compare!(ReservationServiceClient get_reservation GetReservationRequest list_reservations ListReservationsRequest "reservations" "vip");
         compare!(RouteServiceClient get_route GetRouteRequest list_routes ListRoutesRequest "routes" "lan");
+        compare!(LinkServiceClient get_link GetLinkRequest list_links ListLinksRequest "links" "cable");
 
         let mut allocations = AllocationServiceClient::new(house.router.clone());
         let page = allocations.list_allocations(pb::ListAllocationsRequest::default()).await.unwrap();

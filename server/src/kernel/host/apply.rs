@@ -8,13 +8,19 @@ use super::{
     Inner,
     inside::{Known, Session, follow},
     link, namespace,
-    outcome::{done, lost, of_nft},
+    outcome::{done, lost, of_netns, of_nft},
     port, reap,
 };
 use crate::{
     hostnet::{Action, Facts, Outcome, Stack, Step, rules::Element},
-    kernel::socket::{RouteSocket, SocketError},
+    kernel::{
+        netns,
+        socket::{RouteSocket, SocketError},
+    },
 };
+
+/// Namespaces that a thread stays in: a cable has two ends.
+const SESSIONS: usize = 2;
 
 pub(super) fn apply(inner: &Inner, steps: &[Step]) -> Vec<Outcome> {
     let mut work = Work {
@@ -22,8 +28,8 @@ pub(super) fn apply(inner: &Inner, steps: &[Step]) -> Vec<Outcome> {
         outcomes: Vec::with_capacity(steps.len()),
         failed: BTreeSet::new(),
         known: Known::new(),
-        outer_ends: Known::new(),
-        session: None,
+        near_ends: Known::new(),
+        sessions: Vec::new(),
     };
     let mut rest = steps;
     while let Some(first) = rest.first() {
@@ -63,7 +69,7 @@ impl Sort {
             Action::CreateNamespace { .. } => Sort::CreateNamespace,
             Action::DeleteNamespace { .. } => Sort::DeleteNamespace,
             Action::Adopt { .. } | Action::Release { .. } => Sort::Adopt,
-            Action::DeleteLink { .. } => Sort::DeleteLink,
+            Action::DeleteLink { stack: _, link: _ } => Sort::DeleteLink,
             Action::CreateCable { .. } => Sort::Cable,
             Action::UseBridge { .. } => Sort::UseBridge,
             Action::CreateBridge { .. }
@@ -87,9 +93,10 @@ struct Work<'a> {
     outcomes: Vec<Outcome>,
     failed: BTreeSet<Uid>,
     known: Known,
-    /// Indices of the host's ends of new cables, by the ends inside.
-    outer_ends: Known,
-    session: Option<Session>,
+    /// Indices of the near ends of new cables, by the far ends.
+    near_ends: Known,
+    /// The latest first.
+    sessions: Vec<Session>,
 }
 
 impl Work<'_> {
@@ -132,11 +139,12 @@ impl Work<'_> {
             Action::CreateBridge { device, .. } => {
                 self.known.extend(facts.ifindex.map(|index| ((Stack::Host, device.clone()), index)));
             }
-            Action::CreateCable { device, stack, interface, .. } => {
-                self.known.extend(facts.host_ifindex.map(|index| ((Stack::Host, device.clone()), index)));
-                let inside = (stack.clone(), interface.clone());
-                self.outer_ends.extend(facts.host_ifindex.map(|index| (inside, index)));
-                self.known.extend(facts.ifindex.map(|index| ((stack.clone(), interface.clone()), index)));
+            Action::CreateCable { near, far } => {
+                for (end, index) in [(near, facts.near_ifindex), (far, facts.ifindex)] {
+                    self.known.extend(index.map(|index| ((end.stack.clone(), end.name.clone()), index)));
+                }
+                let far = (far.stack.clone(), far.name.clone());
+                self.near_ends.extend(facts.near_ifindex.map(|index| (far, index)));
             }
             _ => {}
         }
@@ -148,7 +156,7 @@ impl Work<'_> {
             Action::Announce(address) => Some((address.stack.clone(), address.link.clone())),
             _ => None,
         });
-        for port in links.collect::<BTreeSet<_>>().iter().filter_map(|link| self.outer_ends.get(link)) {
+        for port in links.collect::<BTreeSet<_>>().iter().filter_map(|link| self.near_ends.get(link)) {
             port::await_forwarding(self.inner, *port);
         }
     }
@@ -215,22 +223,30 @@ impl Work<'_> {
 
     fn create_cable(&mut self, step: &Step) -> Outcome {
         match &step.action {
-            Action::CreateCable { stack, .. } if !self.is_skipped(step) => {
-                self.cable_into(stack, step).map_or_else(|outcome| outcome, Outcome::Done)
-            }
+            Action::CreateCable { near, far } if !self.is_skipped(step) => self
+                .cable_between(&near.stack, &far.stack, step)
+                .map_or_else(|outcome| outcome, Outcome::Done),
             _ => Outcome::Skipped,
         }
     }
 
-    fn cable_into(&mut self, stack: &Stack, step: &Step) -> Result<Facts, Outcome> {
+    /// The message is sent in the near end's stack.
+    fn cable_between(&mut self, near: &Stack, far: &Stack, step: &Step) -> Result<Facts, Outcome> {
         let inner = self.inner;
         let known = self.known.clone();
-        let namespace = match stack {
-            Stack::Host => None,
-            Stack::Namespace(name) => Some(self.session(name)?.as_fd()),
+        let far = match far {
+            same if same == near => None,
+            Stack::Host => Some(netns::own().map_err(|error| of_netns(&error))?),
+            Stack::Namespace(name) => Some(self.session(name)?.namespace()?),
         };
-        let work = |socket: &mut RouteSocket| Ok(link::create_cable(socket, step, namespace, &known));
-        inner.with_socket(work).unwrap_or_else(|error: SocketError| Err(lost(&error)))
+        match near {
+            Stack::Host => {
+                let far = far.as_ref().map(AsFd::as_fd);
+                let work = |socket: &mut RouteSocket| Ok(link::create_cable(socket, step, far, &known));
+                inner.with_socket(work).unwrap_or_else(|error: SocketError| Err(lost(&error)))
+            }
+            Stack::Namespace(name) => self.session(name)?.create_cable(step, far, known),
+        }
     }
 
     fn in_host(&mut self, steps: &[Step]) -> Vec<Outcome> {
@@ -245,22 +261,25 @@ impl Work<'_> {
         if steps.iter().all(|step| self.is_skipped(step)) {
             return vec![Outcome::Skipped; steps.len()];
         }
-        if let Err(outcome) = self.session(name) {
-            return self.all(steps, &outcome);
-        }
-        match &self.session {
-            Some(session) => session.follow(steps, &self.failed, &self.known),
-            None => vec![Outcome::Skipped; steps.len()],
+        let (failed, known) = (self.failed.clone(), self.known.clone());
+        match self.session(name) {
+            Ok(session) => session.follow(steps, &failed, &known),
+            Err(outcome) => self.all(steps, &outcome),
         }
     }
 
-    /// The thread in this namespace; it stays as long as the steps are about the same one.
+    /// The thread in this namespace; it stays as long as the steps are about it, or about it and one other: those of a
+    /// cable turn from end to end.
     fn session(&mut self, name: &Name) -> Result<&Session, Outcome> {
-        let session = match self.session.take().filter(|session| session.is_in(name)) {
-            Some(session) => session,
-            None => Session::enter(self.inner, name)?,
-        };
-        Ok(self.session.insert(session))
+        match self.sessions.iter().position(|session| session.is_in(name)) {
+            Some(at) => self.sessions[..=at].rotate_right(1),
+            None => {
+                let session = Session::enter(self.inner, name)?;
+                self.sessions.insert(0, session);
+                self.sessions.truncate(SESSIONS);
+            }
+        }
+        self.sessions.first().ok_or(Outcome::Skipped)
     }
 
     /// The same refusal for all: the first step of each object is told, the others are skipped.

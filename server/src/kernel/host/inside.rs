@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
 
@@ -42,12 +42,8 @@ pub(super) struct Session {
     jobs: SyncSender<Job>,
 }
 
-struct Job {
-    steps: Vec<Step>,
-    failed: BTreeSet<Uid>,
-    known: Known,
-    answer: SyncSender<Vec<Outcome>>,
-}
+/// Work with the socket that is there.
+type Job = Box<dyn FnOnce(&mut RouteSocket) + Send>;
 
 impl Session {
     /// Enters the namespace.
@@ -82,19 +78,39 @@ impl Session {
         self.name == *name
     }
 
+    /// The namespace.
+    pub(super) fn namespace(&self) -> Result<OwnedFd, Outcome> {
+        let copy = self.namespace.try_clone();
+        copy.map_err(|error| passing(format!("namespace {}: {error}", self.name)))
+    }
+
     /// Follows the steps there.
     pub(super) fn follow(&self, steps: &[Step], failed: &BTreeSet<Uid>, known: &Known) -> Vec<Outcome> {
-        let (answer, answered) = sync_channel(1);
-        let job = Job { steps: steps.to_vec(), failed: failed.clone(), known: known.clone(), answer };
-        let outcomes = self.jobs.send(job).ok().and_then(|()| answered.recv().ok());
-        let unknown = || surprise(format!("namespace {}: the thread inside died", self.name));
-        outcomes.unwrap_or_else(|| steps.iter().map(|_| unknown()).collect())
+        let stack = Stack::Namespace(self.name.clone());
+        let (inside, failed, known) = (steps.to_vec(), failed.clone(), known.clone());
+        let outcomes = self.ask(move |socket| follow(socket, &stack, &inside, &failed, &known));
+        outcomes.unwrap_or_else(|unknown| steps.iter().map(|_| unknown.clone()).collect())
     }
-}
 
-impl AsFd for Session {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.namespace.as_fd()
+    /// Makes a cable whose near end is there.
+    pub(super) fn create_cable(
+        &self,
+        step: &Step,
+        far: Option<OwnedFd>,
+        known: Known,
+    ) -> Result<Facts, Outcome> {
+        let step = step.clone();
+        self.ask(move |socket| link::create_cable(socket, &step, far.as_ref().map(AsFd::as_fd), &known))?
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut RouteSocket) -> T + Send + 'static,
+    ) -> Result<T, Outcome> {
+        let (answer, answered) = sync_channel(1);
+        let job: Job = Box::new(move |socket| drop(answer.send(work(socket))));
+        let answered = self.jobs.send(job).ok().and_then(|()| answered.recv().ok());
+        answered.ok_or_else(|| surprise(format!("namespace {}: the thread inside died", self.name)))
     }
 }
 
@@ -111,8 +127,8 @@ fn work(stack: &Stack, queue: &Receiver<Job>, ready: &SyncSender<Result<Mark, Ou
         }
         Err(outcome) => return drop(ready.send(Err(outcome))),
     };
-    while let Ok(Job { steps, failed, known, answer }) = queue.recv() {
-        drop(answer.send(follow(&mut socket, stack, &steps, &failed, &known)));
+    while let Ok(job) = queue.recv() {
+        job(&mut socket);
         if !socket.is_sound() {
             return;
         }

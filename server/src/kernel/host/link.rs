@@ -21,22 +21,21 @@ use crate::{
     kernel::socket::{RequestError, RouteSocket, create, request},
 };
 
-/// Makes a cable whose other end is in `namespace`, or here.
+/// Makes a cable; the socket is in the near end's stack, and `far_namespace` is the far end's, unless it is the same.
 pub(super) fn create_cable(
     socket: &mut RouteSocket,
     step: &Step,
-    namespace: Option<BorrowedFd<'_>>,
+    far_namespace: Option<BorrowedFd<'_>>,
     known: &Known,
 ) -> Result<Facts, Outcome> {
-    let Action::CreateCable { device, link, stack: _, interface, inside } = &step.action else {
-        return Err(Outcome::Skipped);
-    };
-    let master = link.master.as_ref().map(|bridge| our_bridge(socket, bridge, known)).transpose()?;
-    let cable = message::cable(device.as_str(), link, master, interface.as_str(), inside, namespace);
+    let Action::CreateCable { near, far } = &step.action else { return Err(Outcome::Skipped) };
+    let (device, bridge) = (&near.name, near.link.master.as_ref());
+    let master = bridge.map(|bridge| our_bridge(socket, bridge, known)).transpose()?;
+    let cable = message::cable(near, master, far, far_namespace);
     match make(socket, create(RouteNetlinkMessage::NewLink(cable))) {
         Ok(()) => {}
         Err(RequestError::Kernel(error)) if error.errno == Errno::EXFULL => {
-            let bridge = link.master.as_ref().map(ToString::to_string).unwrap_or_default();
+            let bridge = bridge.map(ToString::to_string).unwrap_or_default();
             let message = format!("the bridge {bridge} has 1023 ports, the most that Linux takes ({error})");
             return Err(failed(Some(error.errno), message, FailureSort::Final));
         }
@@ -47,7 +46,7 @@ pub(super) fn create_cable(
         LinkAttribute::Link(index) => Some(*index),
         _ => None,
     });
-    Ok(Facts { cookie: None, ifindex, host_ifindex: Some(made.header.index) })
+    Ok(Facts { cookie: None, ifindex, near_ifindex: Some(made.header.index) })
 }
 
 /// Makes a link that stands alone: a bridge or a queue.

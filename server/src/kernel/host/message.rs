@@ -16,7 +16,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::hostnet::{LINK_GROUP, Link, LinkChange, PROTOCOL, Route, Way};
+use crate::hostnet::{End, LINK_GROUP, Link, LinkChange, PROTOCOL, Route, Way};
 
 /// In front of an object's identity in a link's alias.
 pub(super) const ALIAS_PREFIX: &str = "netloom:";
@@ -44,27 +44,25 @@ pub(super) fn ifb(name: &str, link: &Link) -> LinkMessage {
         .build()
 }
 
-/// A cable in one message: the host's end in its bridge, the other end named and placed.
+/// A cable in one message: the near end in its bridge, if it is a port, and the far end named and placed.
 pub(super) fn cable(
-    name: &str,
-    link: &Link,
+    near: &End,
     master: Option<u32>,
-    interface: &str,
-    inside: &Link,
-    namespace: Option<BorrowedFd<'_>>,
+    far: &End,
+    far_namespace: Option<BorrowedFd<'_>>,
 ) -> LinkMessage {
     let mut peer = LinkMessage::default();
-    peer.attributes.push(LinkAttribute::IfName(interface.to_owned()));
-    peer.attributes.push(LinkAttribute::Mtu(inside.mtu));
+    peer.attributes.push(LinkAttribute::IfName(far.name.to_string()));
+    peer.attributes.push(LinkAttribute::Mtu(far.link.mtu));
     peer.attributes.push(LinkAttribute::Group(LINK_GROUP));
-    peer.attributes.extend(inside.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
-    peer.attributes.extend(namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
+    peer.attributes.extend(far.link.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
+    peer.attributes.extend(far_namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
     let mut builder = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .name(name)
-        .mtu(link.mtu)
+        .name(near.name.to_string())
+        .mtu(near.link.mtu)
         .link_group(LINK_GROUP);
-    if let Some(mac) = link.mac {
+    if let Some(mac) = near.link.mac {
         builder = builder.address(mac.bytes().to_vec());
     }
     if let Some(master) = master {

@@ -1,6 +1,7 @@
 //! The host as the kernel has it: apply steps, observe, and answer questions about its state.
 
 mod apply;
+mod cables;
 mod dump;
 mod facts;
 mod flows;

@@ -18,7 +18,8 @@ use netloom_api::{IfName, Mac, Name, Namespace};
 
 use super::{
     Inner,
-    dump::{Dump, Routes, address_of, ifname, kind, mark, peer_index, peer_nsid, route_of, routes},
+    cables::{self, Cables},
+    dump::{Dump, Routes, address_of, ifname, kind, mark, route_of, routes},
     namespace::mark_here,
     tc,
 };
@@ -34,16 +35,10 @@ use crate::{
     world::Stored,
 };
 
-/// The other end of a cable, by the index of this one.
-type Peers = BTreeMap<u32, (Stack, IfName)>;
-
-/// Cables of the host, by the id of the namespace where they end and the index there.
-type Cables<'m> = BTreeMap<(i32, u32), &'m LinkMessage>;
-
 /// One stack.
-struct Seen {
-    stack: Stack,
-    dump: Dump,
+pub(super) struct Seen {
+    pub(super) stack: Stack,
+    pub(super) dump: Dump,
     routes: Vec<RouteMessage>,
     sysctls: Vec<(Sysctl, String)>,
 }
@@ -51,15 +46,7 @@ struct Seen {
 pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
     let mut net = HostNet::default();
     let host = inner.with_socket(|socket| Seen::take(socket, Stack::Host)).map_err(text)?;
-    // By the id of the namespace and the index there: where our cables end.
-    let cables: Cables<'_> = host
-        .dump
-        .links
-        .iter()
-        .filter(|link| kind(link) == "veth")
-        .filter_map(|link| Some(((peer_nsid(link)?, peer_index(link)?), link)))
-        .collect();
-    let mut outer_ends = Peers::new();
+    let mut inside = Vec::new();
     let world = inner.world();
     let is_adopted =
         |name: &Name| world.get::<Namespace>(name).is_some_and(|one| one.alloc.adopted.is_some());
@@ -69,24 +56,30 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
         if entry.kind == EntryKind::Unpinned {
             continue;
         }
-        let (mark, inside) = match look_inside(inner, &name, world.get(&name))? {
+        let mark = match look_inside(inner, &name, world.get(&name))? {
             Look::Gone => continue,
-            Look::Stranger => (Mark::Foreign, None),
-            Look::Ours(mark, inside) => (mark, Some(inside)),
+            Look::Stranger => Mark::Foreign,
+            Look::Ours(mark, seen) => {
+                if !is_adopted(&name) {
+                    inside.push(seen);
+                }
+                mark
+            }
         };
-        net.namespaces.insert(name.clone(), mark);
-        if let Some(inside) = inside.filter(|_| !is_adopted(&name)) {
-            inside.fill(&mut net, &cables, &mut outer_ends);
-        }
+        net.namespaces.insert(name, mark);
     }
     for namespace in world.all_adopted().filter_map(|name| world.get::<Namespace>(name)) {
-        if let Some((adopted, inside)) = look_into_adopted(inner, namespace)? {
+        if let Some((adopted, seen)) = look_into_adopted(inner, namespace)? {
             net.adopted.insert(namespace.meta.name.clone(), adopted);
-            inside.fill(&mut net, &cables, &mut outer_ends);
+            inside.push(seen);
         }
     }
     let names = host.dump.names();
-    host.fill(&mut net, &outer_ends);
+    let cables = cables::pair(inner, &host, &inside)?;
+    for Inside { seen, nsid: _ } in inside {
+        seen.fill(&mut net, &cables);
+    }
+    host.fill(&mut net, &cables);
     inner.with_socket(|socket| tc::observe(socket, &names, &mut net)).map_err(text)?;
     own_by_pair(&mut net);
     host_sysctls(&mut net)?;
@@ -162,9 +155,9 @@ enum Look {
 }
 
 /// What is in a namespace, and the id that the host has for it.
-struct Inside {
-    seen: Seen,
-    nsid: Option<i32>,
+pub(super) struct Inside {
+    pub(super) seen: Seen,
+    pub(super) nsid: Option<i32>,
 }
 
 fn look_inside(inner: &Inner, name: &Name, known: Option<&Arc<Stored<Namespace>>>) -> Result<Look, String> {
@@ -220,24 +213,8 @@ fn look_into(
     };
     let looked = thread::run(fd, "look-inside", look).map_err(|error| failed(&error))?;
     let Some((mark, seen)) = looked.map_err(|error| failed(&error))? else { return Ok(None) };
-    let nsid: Result<_, RequestError> = inner.with_socket(|socket| netns::nsid(socket, fd.as_fd()));
+    let nsid: Result<_, RequestError> = inner.with_socket(|socket| netns::assign_nsid(socket, fd.as_fd()));
     Ok(Some((mark, Inside { seen, nsid: nsid.map_err(|error| failed(&error))? })))
-}
-
-impl Inside {
-    /// Puts what is inside into `net`, and into `outer_ends` where our cables end.
-    fn fill(self, net: &mut HostNet, cables: &Cables<'_>, outer_ends: &mut Peers) {
-        let Self { seen, nsid } = self;
-        let mut inner_ends = Peers::new();
-        for link in &seen.dump.links {
-            let outer = nsid.and_then(|id| cables.get(&(id, link.header.index)));
-            if let (Some(outer), Some(name)) = (outer, ifname(link)) {
-                outer_ends.insert(outer.header.index, (seen.stack.clone(), name));
-                inner_ends.extend(ifname(outer).map(|outer| (link.header.index, (Stack::Host, outer))));
-            }
-        }
-        seen.fill(net, &inner_ends);
-    }
 }
 
 impl Seen {
@@ -257,9 +234,11 @@ impl Seen {
     }
 
     /// Puts all links, the addresses of ours, our routes and the switches into `net`.
-    fn fill(self, net: &mut HostNet, peers: &Peers) {
+    fn fill(self, net: &mut HostNet, cables: &Cables) {
         let Self { stack, dump, routes, sysctls } = self;
         let names = dump.names();
+        let nothing = BTreeMap::new();
+        let peers = cables.get(&stack).unwrap_or(&nothing);
         for message in &dump.links {
             // Loopback has a name that no object can want.
             let Some(name) = ifname(message) else { continue };
@@ -296,18 +275,18 @@ impl Seen {
 }
 
 /// What is inside is ours by its pair: a workload may write what it likes on its own end, which our own hand puts right.
+/// The host's end has the last word; of two that are inside, the one that is ours.
 fn own_by_pair(net: &mut HostNet) {
-    let ours: Vec<(Stack, IfName)> = net
-        .links
-        .iter()
-        .filter(|((stack, _), link)| *stack == Stack::Host && link.mark.is_ours())
-        .filter_map(|(_, link)| match &link.kind {
-            LinkKind::Veth { peer } => peer.clone(),
-            LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_) => None,
-        })
-        .collect();
+    let mut ours = Vec::new();
+    for ((stack, _), link) in net.links.iter().filter(|(_, link)| link.mark.is_ours()) {
+        let LinkKind::Veth { peer: Some(peer) } = &link.kind else { continue };
+        let Some(other) = net.links.get(peer).filter(|_| peer.0 != Stack::Host) else { continue };
+        if (*stack == Stack::Host && other.mark != link.mark) || !other.mark.is_ours() {
+            ours.push(peer.clone());
+        }
+    }
     for key in ours {
-        if let Some(link) = net.links.get_mut(&key).filter(|link| !link.mark.is_ours()) {
+        if let Some(link) = net.links.get_mut(&key) {
             link.mark = Mark::Group;
         }
     }
@@ -360,6 +339,7 @@ fn is_hairpin(info: &LinkInfo) -> bool {
 /// Switches of our own links in the host.
 fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
     let of_ports: [fn(IfName) -> Sysctl; 1] = [Sysctl::DisableIpv6];
+    let of_ends: [fn(IfName) -> Sysctl; 3] = [Sysctl::DisableIpv6, Sysctl::AcceptRa, Sysctl::AcceptDad];
     let of_bridges: [fn(IfName) -> Sysctl; 6] = [
         Sysctl::DisableIpv6,
         Sysctl::AcceptRa,
@@ -369,12 +349,15 @@ fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
         Sysctl::RouteLocalnet,
     ];
     for ((_, name), link) in net.links.iter().filter(|((stack, _), _)| *stack == Stack::Host) {
-        let makers: &[fn(IfName) -> Sysctl] = match (&link.kind, link.mark.is_ours()) {
-            (LinkKind::Bridge, true) => &of_bridges,
+        let makers: &[fn(IfName) -> Sysctl] = match (&link.kind, &link.master, link.mark.is_ours()) {
+            (LinkKind::Bridge, _, true) => &of_bridges,
             // What we may switch of the user's own bridges.
-            (LinkKind::Bridge, false) => &of_bridges[3..],
-            (_, true) => &of_ports,
-            (_, false) => &[],
+            (LinkKind::Bridge, _, false) => &of_bridges[3..],
+            (_, _, false) => &[],
+            (LinkKind::Veth { .. } | LinkKind::Other(_), None, true) => &of_ends,
+            (LinkKind::Ifb, _, true) | (LinkKind::Veth { .. } | LinkKind::Other(_), Some(_), true) => {
+                &of_ports
+            }
         };
         for make in makers {
             let sysctl = make(name.clone());

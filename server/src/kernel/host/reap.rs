@@ -17,11 +17,15 @@ use nix::errno::Errno;
 use super::{
     Inner,
     dump::mark,
-    outcome::{done, lost, of_request, passing, refused},
+    outcome::{done, lost, of_netns, of_request, passing, refused},
 };
 use crate::{
-    hostnet::{Action, Outcome, Step},
-    kernel::socket::{RequestError, RouteSocket, request},
+    hostnet::{Action, Outcome, Stack, Step},
+    kernel::{
+        netns::NetnsError,
+        socket::{RequestError, RouteSocket, SocketError, request},
+        thread,
+    },
 };
 
 /// Links that go at once, for one caller.
@@ -77,64 +81,106 @@ pub(super) fn remove(inner: &Inner, steps: &[Step], failed: &BTreeSet<Uid>) -> V
 
 /// A link that a reaper is at.
 struct Dying<'a> {
-    device: &'a IfName,
+    link: &'a IfName,
     index: u32,
+    eye: Eye,
     answered: Receiver<Result<(), RequestError>>,
 }
 
 /// Starts a reaper. An error is the answer: there is nothing to wait for.
 fn start<'a>(inner: &Inner, step: &'a Step, failed: &BTreeSet<Uid>) -> Result<Dying<'a>, Outcome> {
-    let Action::DeleteLink { device } = &step.action else { return Err(Outcome::Skipped) };
+    let Action::DeleteLink { stack, link } = &step.action else { return Err(Outcome::Skipped) };
     if step.uid.is_some_and(|uid| failed.contains(&uid)) {
         return Err(Outcome::Skipped);
     }
-    let found = inner.with_socket(|socket| socket.link_by_name(device.as_str()));
-    let Some(link) = found.map_err(|error| of_request(device, &error))? else { return Err(done()) };
-    let mark = mark(&link);
+    let Some((mut eye, hand)) = Eye::open(inner, stack)? else { return Err(done()) };
+    let found = eye.look(inner, |socket| socket.link_by_name(link.as_str()));
+    let Some(found) = found.map_err(|error| of_request(link, &error))? else { return Err(done()) };
+    let mark = mark(&found);
     if !step.uid.map_or(mark.is_ours(), |uid| mark.is_of(uid)) {
         // Another has its name: not ours to remove, and ours is gone.
         return Err(done());
     }
-    let index = link.header.index;
-    let seat = inner.reapers.take().ok_or_else(|| passing(format!("{device}: all reapers are busy")))?;
+    let index = found.header.index;
+    let seat = inner.reapers.take().ok_or_else(|| passing(format!("{link}: all reapers are busy")))?;
     let (answer, answered) = sync_channel(1);
     let work = move || {
-        let removed = reap(index);
+        let removed = reap(hand, index);
         drop(seat);
         // Whoever saw the link gone before does not listen any more.
         drop(answer.send(removed));
     };
     let builder = std::thread::Builder::new().name("reaper".into()).stack_size(STACK);
     builder.spawn(work).map_err(|error| passing(format!("no reaper: {error}")))?;
-    Ok(Dying { device, index, answered })
+    Ok(Dying { link, index, eye, answered })
 }
 
-fn reap(index: u32) -> Result<(), RequestError> {
+/// Looks at a stack: with one of the host's sockets, or one that was opened in a namespace, for this once.
+enum Eye {
+    Host,
+    Inside(RouteSocket),
+}
+
+impl Eye {
+    /// An eye, and a hand where the host's own does not reach. `None`: the namespace is gone, and its links with it.
+    fn open(inner: &Inner, stack: &Stack) -> Result<Option<(Self, Option<RouteSocket>)>, Outcome> {
+        let Stack::Namespace(name) = stack else { return Ok(Some((Eye::Host, None))) };
+        let namespace = match inner.namespaces.open(name.as_str()) {
+            Ok(namespace) => namespace,
+            Err(
+                NetnsError::Missing(_)
+                | NetnsError::Unpinned(_)
+                | NetnsError::NotANamespace(_)
+                | NetnsError::Symlink(_),
+            ) => return Ok(None),
+            Err(error) => return Err(of_netns(&error)),
+        };
+        let open = || Ok((RouteSocket::open()?, RouteSocket::open_with_timeout(GIVE_UP_AFTER)?));
+        let opened =
+            thread::run(&namespace, "reap-inside", open).map_err(|error| passing(error.to_string()))?;
+        let (eye, hand) = opened.map_err(|error: SocketError| lost(&error))?;
+        Ok(Some((Eye::Inside(eye), Some(hand))))
+    }
+
+    fn look(
+        &mut self,
+        inner: &Inner,
+        at: impl FnOnce(&mut RouteSocket) -> Result<Option<LinkMessage>, RequestError>,
+    ) -> Result<Option<LinkMessage>, RequestError> {
+        match self {
+            Eye::Host => inner.with_socket(at),
+            Eye::Inside(socket) => at(socket),
+        }
+    }
+}
+
+fn reap(hand: Option<RouteSocket>, index: u32) -> Result<(), RequestError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     let message = request(RouteNetlinkMessage::DelLink(message));
-    RouteSocket::open_with_timeout(GIVE_UP_AFTER)?.request_reply(message).map(drop)
+    let mut hand = hand.map_or_else(|| RouteSocket::open_with_timeout(GIVE_UP_AFTER), Ok)?;
+    hand.request_reply(message).map(drop)
 }
 
 impl Dying<'_> {
     /// Waits until the link is gone, not until the reaper is.
     fn end(self, inner: &Inner) -> Outcome {
-        let Self { device, index, answered } = self;
+        let Self { link, index, mut eye, answered } = self;
         let started = Instant::now();
         let mut patience = Duration::from_micros(100);
         loop {
             match answered.recv_timeout(patience) {
                 Ok(Ok(())) => return done(),
                 Ok(Err(RequestError::Kernel(error))) if error.errno == Errno::ENODEV => return done(),
-                Ok(Err(RequestError::Kernel(error))) => return refused(device, &error),
+                Ok(Err(RequestError::Kernel(error))) => return refused(link, &error),
                 Ok(Err(RequestError::Socket(error))) => return lost(&error),
-                Err(RecvTimeoutError::Disconnected) => return passing(format!("{device}: the reaper died")),
+                Err(RecvTimeoutError::Disconnected) => return passing(format!("{link}: the reaper died")),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            match inner.with_socket(|socket| socket.link_by_index(index)) {
+            match eye.look(inner, |socket| socket.link_by_index(index)) {
                 Ok(None) => return done(),
                 Ok(Some(_)) | Err(_) if started.elapsed() > GIVE_UP_AFTER => {
-                    return passing(format!("{device} does not go away"));
+                    return passing(format!("{link} does not go away"));
                 }
                 Ok(Some(_)) | Err(_) => patience = (patience * 2).min(Duration::from_millis(5)),
             }

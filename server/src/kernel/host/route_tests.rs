@@ -246,7 +246,7 @@ fn a_link_that_goes_down_or_goes_takes_its_routes_along_and_no_others() {
         both.have(&[&off[0], &off[1]]);
         both.take(vec![Action::AddAddress(addresses[1].clone())]);
         both.take(add(&through));
-        both.take(vec![Action::DeleteLink { device: link() }]);
+        both.take(vec![Action::DeleteLink { stack: Stack::Host, link: link() }]);
         both.have(&[&off[0], &off[1]]);
     });
 }

@@ -299,7 +299,7 @@ fn an_equal_address_is_fine_and_another_route_in_the_place_of_ours_is_a_conflict
         let other = Step::of(uid, Action::AddRoute(Route { metric: 7, ..route }));
         let (device, _) = wanted.links.iter().find(|(_, link)| link.mark == Mark::Object(uid)).unwrap();
         // What comes behind a failure of the same object is skipped.
-        let behind = Step::of(uid, Action::DeleteLink { device: device.1.clone() });
+        let behind = Step::of(uid, Action::DeleteLink { stack: Stack::Host, link: device.1.clone() });
         let outcomes = kernel.apply(&[other, behind]);
         assert_eq!(failures(&outcomes)[0].0, FailureSort::Conflict);
         assert_eq!(outcomes[1], Outcome::Skipped);
@@ -328,7 +328,10 @@ fn a_stranger_s_link_of_our_name_is_neither_deleted_nor_changed() {
         let device: IfName = "nl0000000001".parse().unwrap();
         let change = LinkChange { up: Some(true), ..LinkChange::default() };
         let set = Action::SetLink { stack: Stack::Host, link: device.clone(), change };
-        let outcomes = kernel.apply(&[Step::of_host(Action::DeleteLink { device }), Step::of_host(set)]);
+        let outcomes = kernel.apply(&[
+            Step::of_host(Action::DeleteLink { stack: Stack::Host, link: device }),
+            Step::of_host(set),
+        ]);
         assert_eq!(failures(&outcomes).len(), 1, "{outcomes:#?}");
         let link = RouteSocket::open().unwrap().link_by_name("nl0000000001").unwrap().unwrap();
         assert!(!link.header.flags.contains(LinkFlags::Up));
@@ -349,8 +352,10 @@ fn many_links_go_side_by_side_and_reapers_stay_few() {
             )
         };
         by_hand(names.iter().map(make).collect());
-        let steps: Vec<Step> =
-            names.iter().map(|device| Step::of_host(Action::DeleteLink { device: device.clone() })).collect();
+        let steps: Vec<Step> = names
+            .iter()
+            .map(|name| Step::of_host(Action::DeleteLink { stack: Stack::Host, link: name.clone() }))
+            .collect();
         let started = Instant::now();
         all_done(&kernel.apply(&steps));
         println!("150 links went in {:?}", started.elapsed());

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use netloom_api::{
-    Attachment, Event, EventType, Kind, Meta, Name, Namespace, NamespaceSpec, Network, NetworkSpec,
+    Attachment, Event, EventType, Kind, Link, Meta, Name, Namespace, NamespaceSpec, Network, NetworkSpec,
     PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Route, Timestamp, Uid,
 };
 use tempfile::TempDir;
@@ -13,8 +13,8 @@ use crate::{
     config::EventRetention,
     store::{Batch, OpenError, Receipt, Store, StoreError, StoreOptions, Written, writer::Message},
     world::{
-        AnyStored, AttachmentAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc,
-        RouteAlloc, Stored, SubnetAlloc, World, WorldNoun,
+        AnyStored, AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc,
+        ReservationAlloc, RouteAlloc, Stored, SubnetAlloc, World, WorldNoun,
     },
 };
 
@@ -115,6 +115,16 @@ pub(super) fn route(of: &str, namespace: &str, n: u8, metric: u32) -> AnyStored 
         "metric": metric, "type": "blackhole"});
     let alloc = RouteAlloc { device: (n == 0).then(|| "eth0".parse().unwrap()) };
     stored::<Route>(of, serde_json::from_value(spec).unwrap(), alloc)
+}
+
+/// A cable between `eth{host}` of one namespace and `cable{host}` of another, or of the host.
+pub(super) fn link(of: &str, one: &str, other: &str, host: u8) -> AnyStored {
+    let ends = serde_json::json!({"ends": [
+        {"namespace": one, "interface": format!("eth{host}"), "addresses": [format!("10.200.{host}.1/24")]},
+        {"namespace": other, "interface": format!("cable{host}")},
+    ]});
+    let macs = ["02:00:00:00:01:01", "02:00:00:00:01:02"].map(|mac| mac.parse().unwrap());
+    stored::<Link>(of, serde_json::from_value(ends).unwrap(), LinkAlloc { macs })
 }
 
 /// An event without an object.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use netloom_api::{Attachment, Kind, Namespace, Network, PortForward, Reservation, Route, Timestamp};
+use netloom_api::{Attachment, Kind, Link, Namespace, Network, PortForward, Reservation, Route, Timestamp};
 use proptest::prelude::*;
 
 use super::fixtures::*;
@@ -41,12 +41,20 @@ fn allowed(world: &World, wish: &Wish) -> Option<AnyStored> {
         (other.spec.namespace != name(&ns) || other.alloc.interface.as_str() != format!("eth{host}"))
             && other.alloc.mac.to_string() != format!("02:00:00:00:{n:02x}:{host:02x}")
     };
+    let free_of_links = |ns: &netloom_api::Name, hosts: &[u8]| {
+        let links = world.links_in(ns).filter_map(|link| world.get::<Link>(link));
+        let taken: Vec<String> =
+            links.flat_map(|link| link.spec.ends.iter().map(|end| end.interface.to_string())).collect();
+        !hosts
+            .iter()
+            .any(|host| taken.contains(&format!("eth{host}")) || taken.contains(&format!("cable{host}")))
+    };
     match wish.kind {
         Kind::Namespace => Some(namespace(&of)),
         Kind::Network => Some(network(&of, wish.which)),
         Kind::Attachment => {
             let inside = world.get::<Namespace>(&name(&ns)).is_some();
-            let free = world.all::<Attachment>().all(free_interface);
+            let free = world.all::<Attachment>().all(free_interface) && free_of_links(&name(&ns), &[host]);
             (fits && inside && free).then(|| attachment(&of, &ns, &net, n, host))
         }
         Kind::PortForward => {
@@ -66,6 +74,15 @@ fn allowed(world: &World, wish: &Wish) -> Option<AnyStored> {
             let new = route(&of, &ns, n, u32::from(host));
             let AnyStored::Route(one) = &new else { return None };
             (inside && world.route_holder(&name(&of), &one.spec).is_none()).then_some(new)
+        }
+        Kind::Link => {
+            // Which one of three is the host.
+            let other = if n == 0 { "host".to_owned() } else { called(Kind::Namespace, n - 1) };
+            let there = |of: &str| of == "host" || world.get::<Namespace>(&name(of)).is_some();
+            let free = world.all::<Attachment>().all(free_interface)
+                && free_of_links(&name(&ns), &[host])
+                && free_of_links(&name(&other), &[host]);
+            (there(&ns) && there(&other) && free).then(|| link(&of, &ns, &other, host))
         }
     }
 }
@@ -88,13 +105,14 @@ fn with_children(world: &World, object: AnyStored) -> Vec<AnyStored> {
     let mut all: Vec<AnyStored> = match object.kind() {
         Kind::Namespace => {
             let routes = world.routes_in(&of).map(|of| world.get_any(Kind::Route, of).unwrap());
-            routes.chain(attachments(world.attachments_in(&of).collect())).collect()
+            let links = world.links_in(&of).map(|of| world.get_any(Kind::Link, of).unwrap());
+            routes.chain(links).chain(attachments(world.attachments_in(&of).collect())).collect()
         }
         Kind::Network => {
             let kept = world.reservations_on(&of).map(|of| world.get_any(Kind::Reservation, of).unwrap());
             attachments(world.attachments_on(&of).collect()).chain(kept).collect()
         }
-        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route => Vec::new(),
+        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route | Kind::Link => Vec::new(),
     };
     all.push(object);
     all
@@ -149,8 +167,13 @@ proptest! {
 fn the_wishes_reach_every_noun() {
     let mut world = World::default();
     for (kind, _) in netloom_api::KIND_NAMES {
-        let at = if kind == Kind::Reservation { (0, 0, 3) } else { (0, 0, 2) };
+        let at = match kind {
+            Kind::Reservation => (0, 0, 3),
+            Kind::Link => (0, 0, 4),
+            Kind::Namespace | Kind::Network | Kind::Attachment | Kind::PortForward | Kind::Route => (0, 0, 2),
+        };
         world.put(allowed(&world, &Wish { kind, which: 0, at, gone: false }).unwrap());
     }
-    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>() + world.count::<Route>(), 3);
+    let others = world.count::<Route>() + world.count::<Link>();
+    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>() + others, 4);
 }

@@ -30,6 +30,7 @@ mod apply;
 mod attachments;
 mod bad_input;
 mod bad_links;
+mod bad_routes;
 mod command;
 mod crash;
 mod diagnose;

@@ -276,7 +276,7 @@ mod tests {
             "spec": {"namespace": "red", "network": "v-net-0"},
             "status": {
                 "observed_generation": 1, "conditions": [condition("True", "Programmed", "")],
-                "addresses": ["192.168.15.1/24"], "interface": "eth0", "ifindex": 2, "default_route": true
+                "addresses": ["192.168.15.1/24"], "interface": "eth0", "ifindex": 2, "default_route": true, "metric": 100
             }
         }));
         let text = rows(std::slice::from_ref(&object));

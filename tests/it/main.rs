@@ -20,6 +20,7 @@
 //! - `namespaces`: adopted ones, settings inside, and who is in them
 //! - `live_change`: what a PATCH changes under open connections
 //! - `routes`: where packets go, in namespaces and on the host
+//! - `lesson`: docs/lesson.md from top to bottom
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -40,6 +41,7 @@ mod forwards;
 mod help;
 mod host;
 mod lab;
+mod lesson;
 mod links;
 mod live_change;
 mod namespaces;

@@ -14,6 +14,7 @@ mod pages;
 mod publish;
 mod reservations;
 mod route;
+mod set;
 mod state;
 mod status;
 mod topology;
@@ -128,6 +129,8 @@ enum Command {
     Route(route::Command),
     /// Show which address is whose
     Allocations(allocations::Allocations),
+    /// Change fields of what is there, while traffic goes on
+    Set(set::Set),
     /// Make objects be as files say, in any order
     Apply(apply::Apply),
     /// Show what `apply` would do to objects and in the kernel; do nothing
@@ -188,6 +191,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Reservations(command) => command.run(&session).await,
         Command::Route(command) => command.run(&session).await,
         Command::Allocations(command) => command.run(&session).await,
+        Command::Set(command) => command.run(&session).await,
         Command::Apply(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
         Command::Export(command) => command.run(&session).await,
@@ -214,6 +218,7 @@ impl Command {
             | Command::Detach(_)
             | Command::Publish(_)
             | Command::Unpublish(_)
+            | Command::Set(_)
             | Command::Apply(_) => true,
             Command::Attachments(_)
             | Command::Forwards(_)
@@ -289,6 +294,11 @@ mod tests {
         for example in all {
             let typed =
                 example.split(" > ").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
+            // What a shell would put in.
+            let typed = match (typed.find("$("), typed.rfind(')')) {
+                (Some(from), Some(to)) => format!("{}4711{}", &typed[..from], &typed[to + 1..]),
+                (None, _) | (_, None) => typed.to_owned(),
+            };
             let words = ["netloom"].into_iter().chain(typed.split_whitespace());
             assert!(Cli::try_parse_from(words).is_ok(), "{example}");
         }

@@ -180,9 +180,10 @@ impl<'a> Walk<'a> {
             self.passage(hop, Hook::Output, None, Some(&output));
             return self.right_bridge(hop, &output);
         };
+        // What netloom was told comes before the kernel's switches, which follow from it.
         if !self.right_bridge(hop, &output)
-            || !self.forwarding(hop, here, &input, &output)
             || hop.stack == Stack::Host && !self.netloom_forwards(hop, here, &input, &output)
+            || !self.forwarding(hop, here, &input, &output)
         {
             return false;
         }
@@ -373,7 +374,7 @@ impl<'a> Walk<'a> {
             let (why, fix) = match egress {
                 Egress::None(_) => (
                     format!("The egress of {name} is none: its members do not go out."),
-                    format!("`netloom net set {name} --egress nat`, or PATCH spec.egress."),
+                    format!("`netloom set net {name} egress.nat={{}}` puts them behind the host's address."),
                 ),
                 Egress::Nat(_) | Egress::Routed(_) => (
                     format!(

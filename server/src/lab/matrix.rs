@@ -36,13 +36,29 @@ struct Place {
     addresses: Vec<IpAddr>,
 }
 
+/// Ports of the host, and where they lead.
+struct Published {
+    protocol: Protocol,
+    first: u16,
+    last: u16,
+    /// The port that the first one leads to.
+    target: u16,
+    namespace: String,
+}
+
+impl Published {
+    fn covers(&self, protocol: Protocol, port: u16) -> bool {
+        self.protocol == protocol && (self.first..=self.last).contains(&port)
+    }
+}
+
 pub(super) struct Matrix {
     places: BTreeMap<String, Place>,
     /// The addresses of the host that members of a Namespace would use: their gateways, and the other ends of their cables.
     gateways: BTreeMap<String, Vec<IpAddr>>,
     lines: Vec<Expectation>,
     judged: bool,
-    forwards: Vec<(Protocol, u16, String)>,
+    forwards: Vec<Published>,
 }
 
 /// The addresses that Links have in a namespace, or on the host.
@@ -106,9 +122,15 @@ impl Matrix {
         for draft in controller.drafts(None, false) {
             if let AnyDraft::PortForward(forward) = draft {
                 let target = attachments.iter().find(|one| one.meta.name == forward.spec.target.attachment);
-                let port = forward.spec.target.port.unwrap_or(forward.spec.listen.port);
+                let listen = &forward.spec.listen;
                 if let Some(target) = target {
-                    forwards.push((forward.spec.protocol, port, target.spec.namespace.to_string()));
+                    forwards.push(Published {
+                        protocol: forward.spec.protocol,
+                        first: listen.port,
+                        last: listen.end_port.unwrap_or(listen.port),
+                        target: forward.spec.target.port.unwrap_or(listen.port),
+                        namespace: target.spec.namespace.to_string(),
+                    });
                 }
             }
         }
@@ -136,16 +158,20 @@ impl Matrix {
     /// Echo servers wherever a line may lead to, each telling who it is.
     fn serve(&self) -> anyhow::Result<Vec<EchoServer>> {
         let mut wanted: BTreeSet<(String, Protocol, u16)> = BTreeSet::new();
-        for (protocol, port, namespace) in &self.forwards {
-            wanted.insert((namespace.clone(), *protocol, *port));
+        for Published { protocol, target, namespace, .. } in &self.forwards {
+            wanted.insert((namespace.clone(), *protocol, *target));
         }
-        let published: BTreeSet<u16> = self.forwards.iter().map(|(_, port, _)| *port).collect();
         for line in &self.lines {
-            let owner = self.owner(&line.to);
-            if let (Some(owner), Some(port)) = (owner, self.port(line))
-                && (owner != "host" || !published.contains(&port))
+            let Some(port) = self.port(line) else { continue };
+            let protocol = line.protocol.unwrap_or(Protocol::Tcp);
+            let published = || self.forwards.iter().filter(|one| one.covers(protocol, port));
+            for Published { first, target, namespace, .. } in published() {
+                wanted.insert((namespace.clone(), protocol, target + (port - first)));
+            }
+            if let Some(owner) = self.owner(&line.to)
+                && (owner != "host" || published().next().is_none())
             {
-                wanted.insert((owner, line.protocol.unwrap_or(Protocol::Tcp), port));
+                wanted.insert((owner, protocol, port));
             }
         }
         let mut servers = Vec::new();

@@ -1,6 +1,6 @@
 //! What one stack has now, in the kernel's own words.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::OwnedFd};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -50,7 +50,7 @@ pub(super) fn state(inner: &Inner, stack: &Stack, world: &World) -> Result<Names
         name: stack.to_string(),
         interfaces: dump.links.iter().map(|link| interface(link, &dump.addresses, &names, world)).collect(),
         routes: routes.iter().filter_map(|message| route(message, &names)).collect(),
-        neighbours: neighbours.iter().filter_map(|message| neighbour(message, &names)).collect(),
+        neighbours: sorted(neighbours.iter().filter_map(|message| neighbour(message, &names)).collect()),
         rules: rules
             .filter(|line| wanted.as_ref().is_none_or(|words| words.iter().any(|word| has(line, word))))
             .collect(),
@@ -82,6 +82,12 @@ fn take(socket: &mut RouteSocket) -> Result<Taken, DumpError> {
         }
     }
     Ok(Taken { dump, routes, neighbours })
+}
+
+/// By interface and address: the kernel's own order is that of its hash table, another one after every start.
+fn sorted(mut neighbours: Vec<NeighbourState>) -> Vec<NeighbourState> {
+    neighbours.sort_by_key(|one| (one.interface.clone(), one.address.parse::<IpAddr>().ok()));
+    neighbours
 }
 
 /// The words that an element about this stack has; `None`: all elements are about it.

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use netloom_client::{
-    Attachment, Draft, Name, Namespace, Network, Noun, Path, PortForward, Reservation, Route, UpdateOptions,
-    Violations,
+    Attachment, Draft, Link, Name, Namespace, Network, Noun, Path, PortForward, Reservation, Route,
+    UpdateOptions, Violations,
 };
 use serde_json::{Map, Value};
 
@@ -32,7 +32,7 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct Set {
-    /// What: ns, net, attachment, forward, reservation, route
+    /// What: ns, net, attachment, forward, link, reservation, route
     #[arg(value_enum, hide_possible_values = true, value_name = "KIND")]
     kind: What,
     /// Its name
@@ -48,6 +48,7 @@ enum What {
     Net,
     Attachment,
     Forward,
+    Link,
     Reservation,
     Route,
 }
@@ -133,6 +134,7 @@ impl Set {
             What::Net => self.change::<Network>(session).await,
             What::Attachment => self.change::<Attachment>(session).await,
             What::Forward => self.change::<PortForward>(session).await,
+            What::Link => self.change::<Link>(session).await,
             What::Reservation => self.change::<Reservation>(session).await,
             What::Route => self.change::<Route>(session).await,
         }

@@ -433,3 +433,73 @@ fn a_route_that_may_cut_the_host_off_must_be_forced() {
         assert_eq!(ours(), [""; 0]);
     });
 }
+
+#[test]
+fn in_an_adopted_namespace_a_route_goes_by_what_the_kernel_has_and_leaves_nothing() {
+    on_host(async || {
+        let peer = PeerSpec { pinned: true, ..PeerSpec::new("foreign", ["192.168.1.3/24".parse().unwrap()]) };
+        let spec = LanSpec {
+            host_addresses: ["192.168.1.2/24", "10.70.0.1/32"].map(|net| net.parse().unwrap()).into(),
+            peers: vec![peer],
+            ..LanSpec::default()
+        };
+        let lan = add_lan(&spec).unwrap();
+        let mut daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        let source = json!({"adopted": {"path": "/run/netns/foreign"}});
+        rest.post("/v1/namespaces", &json!({"name": "mine", "spec": {"source": source}})).await.ok();
+        let routes =
+            async |rest: &Rest| rest.get("/v1/namespaces/mine/state").await.unwrap().ok()["routes"].clone();
+        let before = routes(&rest).await;
+        let to = |more: Value| {
+            let mut spec = json!({"namespace": "mine", "destination": "10.70.0.0/16"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let reply = add(&rest, "far", to(json!({"via": "192.168.2.2"}))).await;
+        refused(&reply, 409, "GATEWAY_UNREACHABLE", "spec.via");
+        assert_eq!(reply.body["metadata"]["subnets"], "192.168.1.0/24");
+        let reply = add(&rest, "far", to(json!({"interface": "eth7"}))).await;
+        refused(&reply, 409, "REFERENCE_NOT_FOUND", "spec.interface");
+
+        let route = add(&rest, "far", to(json!({"via": "192.168.1.2"}))).await.ok();
+        assert_eq!(ready(&route).0, "True", "{route:#}");
+        assert_eq!(route["status"]["device"], "eth0");
+        let foreign = lan.peer("foreign").unwrap();
+        assert!(ping(foreign, "10.70.0.1").unwrap().reached());
+        daemon.crash_and_restart().await;
+        let rest = daemon.rest();
+        assert_eq!(ready(&rest.get("/v1/routes/far").await.unwrap().ok()).0, "True");
+        assert!(ping(foreign, "10.70.0.1").unwrap().reached());
+        rest.delete("/v1/namespaces/mine?force=true").await.ok();
+        assert_eq!(rest.get("/v1/routes").await.unwrap().ok()["items"], json!([]));
+        assert_eq!(ping(foreign, "10.70.0.1").unwrap(), Verdict::Unreachable(Errno::ENETUNREACH));
+        rest.post("/v1/namespaces", &json!({"name": "mine", "spec": {"source": source}})).await.ok();
+        assert_eq!(routes(&rest).await, before, "all that was there before is there");
+    });
+}
+
+#[test]
+fn a_route_goes_through_a_cable_and_comes_back_with_it() {
+    on_host(async || {
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        let end = |namespace: &str, addresses: Value| json!({"namespace": namespace, "interface": format!("veth-{namespace}"), "addresses": addresses});
+        let ends =
+            json!([end("red", json!(["10.1.1.1/24"])), end("blue", json!(["10.1.1.2/24", "10.5.0.1/24"]))]);
+        let cable = json!({"kind": "Link", "name": "cable", "spec": {"ends": ends}});
+        let route = json!({"namespace": "red", "destination": "10.5.0.0/24", "via": "10.1.1.2"});
+        // In one apply, the route first.
+        let objects = json!({"objects": [{"kind": "Route", "name": "behind", "spec": route}, cable,
+            {"kind": "Namespace", "name": "red"}, {"kind": "Namespace", "name": "blue"}]});
+        let applied = rest.post("/v1/apply", &objects).await.ok();
+        assert_eq!(ready(&applied["objects"][0]).0, "True", "{applied:#}");
+        assert!(ping(inside("red"), "10.5.0.1").unwrap().reached());
+        rest.delete("/v1/links/cable").await.ok();
+        let route = rest.get("/v1/routes/behind").await.unwrap().ok();
+        assert_eq!(ready(&route), ("False".into(), "GatewayUnreachable".into()), "{route:#}");
+        rest.post("/v1/links", &cable).await.ok();
+        assert_eq!(ready(&rest.get("/v1/routes/behind").await.unwrap().ok()).0, "True");
+        assert!(ping(inside("red"), "10.5.0.1").unwrap().reached());
+    });
+}

@@ -27,7 +27,6 @@ use super::{
 use crate::{
     config::Pool,
     error::{Error, Result},
-    hostnet::HostView,
     want::HostLinks,
     world::{AnyStored, Stored, World, WorldNoun},
 };
@@ -117,8 +116,6 @@ pub(super) struct Context {
     pub sctp: bool,
     /// What is in namespaces.
     pub inside: Inside,
-    /// The host's own network; empty unless a route on it is written.
-    pub routing: HostView,
     /// Addresses that the API listens on.
     pub api: Vec<IpAddr>,
     /// The caller means it, even if it may cut the host off.
@@ -242,19 +239,6 @@ fn once(
 }
 
 impl Change {
-    /// Whether it may write a route on the host, which is judged by the host's own network.
-    pub(super) fn may_route_host(&self, world: &World) -> bool {
-        match self {
-            Change::Create(AnyDraft::Route(draft)) | Change::Put(AnyDraft::Route(draft)) => {
-                draft.spec.is_of_host()
-            }
-            Change::Patch(patch) if patch.kind == Kind::Route => {
-                world.get::<Route>(&patch.name).is_none_or(|route| route.spec.is_of_host())
-            }
-            Change::Create(_) | Change::Put(_) | Change::Patch(_) | Change::Delete(_) => false,
-        }
-    }
-
     /// Which object.
     pub fn target(&self) -> (Kind, Name) {
         match self {

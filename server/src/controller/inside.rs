@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    hostnet::HostView,
     kernel::{Kernel, Place, SettingsError, adopt::AdoptError},
     reconcile::board::Board,
     world::{Adoption, AnyStored, Stored, World},
@@ -33,6 +34,8 @@ pub(super) struct Inside {
     pub(super) settings: BTreeMap<Name, Result<BTreeMap<SysctlKey, String>>>,
     /// Who is in a managed namespace that is to be deleted, and how many they are.
     pub(super) processes: BTreeMap<Name, Result<(Vec<ProcessState>, usize)>>,
+    /// What routes are judged by on `host` and in adopted namespaces.
+    pub(super) views: BTreeMap<Name, Result<HostView>>,
 }
 
 /// The questions.
@@ -42,6 +45,7 @@ pub(super) struct Questions {
     interfaces: BTreeSet<Name>,
     settings: BTreeMap<Name, (Place, Sysctls)>,
     processes: BTreeSet<Name>,
+    views: BTreeSet<Name>,
 }
 
 impl Questions {
@@ -59,7 +63,7 @@ impl Questions {
                 all.processes.insert(namespace.meta.name.clone());
             }
         }
-        let mut attached = BTreeSet::new();
+        let (mut attached, mut routed) = (BTreeSet::new(), BTreeSet::new());
         for change in changes {
             match change {
                 Change::Delete(delete) if delete.kind == Namespace::KIND && !delete.force => {
@@ -75,12 +79,14 @@ impl Questions {
                         Some(AnyDraft::Attachment(draft)) => {
                             attached.insert(draft.spec.namespace.clone());
                         }
+                        Some(AnyDraft::Route(draft)) => {
+                            routed.insert(draft.spec.namespace.clone());
+                        }
                         // The ends of a Link are in managed namespaces.
                         Some(
                             AnyDraft::Network(_)
                             | AnyDraft::PortForward(_)
                             | AnyDraft::Reservation(_)
-                            | AnyDraft::Route(_)
                             | AnyDraft::Link(_),
                         )
                         | None => {}
@@ -91,6 +97,8 @@ impl Questions {
         let is_adopted =
             |name: &Name| world.get::<Namespace>(name).is_some_and(|known| known.alloc.adopted.is_some());
         all.interfaces.extend(attached.into_iter().filter(is_adopted));
+        let is_host = |name: &Name| name.as_str() == "host";
+        all.views.extend(routed.into_iter().filter(|name| is_host(name) || is_adopted(name)));
         all
     }
 
@@ -111,13 +119,17 @@ impl Questions {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let Self { adopt, interfaces, settings, processes } = self;
-        adopt.is_empty() && interfaces.is_empty() && settings.is_empty() && processes.is_empty()
+        let Self { adopt, interfaces, settings, processes, views } = self;
+        adopt.is_empty()
+            && interfaces.is_empty()
+            && settings.is_empty()
+            && processes.is_empty()
+            && views.is_empty()
     }
 
     /// Asks the kernel; blocks.
     pub(super) fn ask(self, kernel: &Kernel, world: &World, board: &Board) -> Inside {
-        let Self { adopt, interfaces, settings, processes } = self;
+        let Self { adopt, interfaces, settings, processes, views } = self;
         let mut inside = Inside::default();
         for (name, source) in adopt {
             let field = field_of(&source);
@@ -134,6 +146,7 @@ impl Questions {
             });
             if let Ok(found) = &found {
                 inside.interfaces.insert(name.clone(), found.interfaces.iter().cloned().collect());
+                inside.views.insert(name.clone(), Ok(found.view.clone()));
             }
             inside.adopted.insert(name, found.map(|found| found.adoption));
         }
@@ -154,6 +167,12 @@ impl Questions {
                 }
             });
             inside.settings.insert(name, tried);
+        }
+        for name in views {
+            let found = kernel.view(&name).map_err(|why| {
+                Error::new(ErrorReason::Unavailable, format!("the routes of {name} are not known: {why}"))
+            });
+            inside.views.insert(name, found);
         }
         for name in processes {
             let found = kernel.processes(&name, MOST_NAMED);

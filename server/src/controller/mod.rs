@@ -36,7 +36,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Pool,
     error::{Error, Result},
-    hostnet::{Failure, FailureSort, HostView, Scope},
+    hostnet::{Failure, FailureSort, Scope},
     kernel::Kernel,
     reconcile::{
         Waker,
@@ -253,9 +253,6 @@ impl Controller {
         });
         let host = if adds_prefixes { self.host_links().await? } else { HostLinks::default() };
         let inside = self.inside(changes, terms).await?;
-        let world = self.intent.committed();
-        let routes_host = changes.iter().any(|change| change.may_route_host(&world));
-        let routing = if routes_host { self.host_view().await? } else { HostView::default() };
         let features = self.around.read().unwrap_or_else(PoisonError::into_inner).features;
         Ok(Context {
             now: intent::now(),
@@ -267,19 +264,8 @@ impl Controller {
             busy: BTreeSet::new(),
             sctp: features.sctp,
             inside,
-            routing,
             api: self.api.clone(),
             force,
-        })
-    }
-
-    /// What a route on the host is judged by.
-    async fn host_view(&self) -> Result<HostView> {
-        let kernel = self.kernel.clone();
-        let found = tokio::task::spawn_blocking(move || kernel.host_view()).await;
-        let found = found.map_err(|error| Error::internal(error.to_string()))?;
-        found.map_err(|why| {
-            Error::new(ErrorReason::Unavailable, format!("the host's routes are not known: {why}"))
         })
     }
 
@@ -573,7 +559,6 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
         busy: BTreeSet::new(),
         sctp: true,
         inside: Inside::default(),
-        routing: HostView::default(),
         api: Vec::new(),
         force: false,
     };

@@ -49,11 +49,11 @@ impl Claims for Route {
         if let Some(old) = old.filter(|_| same) {
             return Ok(old.clone());
         }
-        if !spec.is_of_host() {
-            let alloc = RouteAlloc::default();
-            return way(&edit.world, spec, &alloc).map(|_| alloc.clone()).map_err(|why| no_way(spec, why));
-        }
-        let alloc = RouteAlloc { device: host_device(&edit.world, spec, &context.routing)? };
+        let alloc = match context.inside.views.get(&spec.namespace) {
+            Some(view) => RouteAlloc { device: device_of_others(&edit.world, spec, &view.clone()?)? },
+            // The World knows all of a namespace that netloom has made.
+            None => RouteAlloc::default(),
+        };
         way(&edit.world, spec, &alloc).map_err(|why| no_way(spec, why))?;
         match danger(&edit.world, spec, context) {
             Some(why) if !context.force => {
@@ -105,29 +105,30 @@ fn unreachable_gateway(spec: &RouteSpec, detail: String, subnets: &[IpNet]) -> E
     Error::new(ErrorReason::GatewayUnreachable, detail).with("subnets", subnets.join(",")).at(field)
 }
 
-/// The stranger's link that a route on the host goes through; none where the World knows the way.
-fn host_device(world: &World, spec: &RouteSpec, host: &HostView) -> Result<Option<IfName>> {
+/// The stranger's link that a route goes through, on the host or in an adopted namespace; none where the World knows the
+/// way.
+fn device_of_others(world: &World, spec: &RouteSpec, view: &HostView) -> Result<Option<IfName>> {
     if spec.type_() != RouteType::Unicast {
         return Ok(None);
     }
-    let bridges = world.on_link(&spec.namespace);
+    let ours = world.on_link(&spec.namespace);
     if let Some(interface) = &spec.interface {
-        let is_bridge = bridges.iter().any(|one| one.interface == *interface);
-        if !is_bridge && !host.links.contains(interface) {
-            let detail = format!("host has no interface {interface}");
+        let is_ours = ours.iter().any(|one| one.interface == *interface);
+        if !is_ours && !view.links.contains(interface) {
+            let detail = format!("{} has no interface {interface}", spec.namespace);
             return Err(Error::new(ErrorReason::ReferenceNotFound, detail).at("spec.interface"));
         }
-        if is_bridge {
+        if is_ours {
             return Ok(None);
         }
     }
     let Some(via) = spec.via else { return Ok(None) };
-    if let Some((own, link)) = host.addresses.iter().find(|(own, _)| own.addr() == via) {
-        let detail = format!("{} is the host's own address on {link}", own.addr());
+    if let Some((own, link)) = view.addresses.iter().find(|(own, _)| own.addr() == via) {
+        let detail = format!("{} is {}'s own address on {link}", own.addr(), spec.namespace);
         return Err(Error::new(ErrorReason::InvalidArgument, detail).at("spec.via"));
     }
     let fits = |link: &IfName| spec.interface.as_ref().is_none_or(|wanted| wanted == link);
-    let strangers = || host.addresses.iter().filter(|(_, link)| fits(link));
+    let strangers = || view.addresses.iter().filter(|(_, link)| fits(link));
     if let Some((_, link)) = strangers().find(|(net, _)| net.contains(&via)) {
         return Ok(spec.interface.is_none().then(|| link.clone()));
     }
@@ -135,9 +136,9 @@ fn host_device(world: &World, spec: &RouteSpec, host: &HostView) -> Result<Optio
     if spec.interface.is_some() && is_link_local {
         return Ok(None);
     }
-    let of_bridges = bridges.iter().map(|one| (&one.address, &one.interface)).filter(|(_, link)| fits(link));
-    let all = strangers().map(|(net, _)| net).chain(of_bridges.map(|(net, _)| net));
-    if spec.interface.is_none() && bridges.iter().any(|one| one.address.contains(&via)) {
+    let of_ours = ours.iter().map(|one| (&one.address, &one.interface)).filter(|(_, link)| fits(link));
+    let all = strangers().map(|(net, _)| net).chain(of_ours.map(|(net, _)| net));
+    if spec.interface.is_none() && ours.iter().any(|one| one.address.contains(&via)) {
         return Ok(None);
     }
     let mut subnets: Vec<IpNet> =
@@ -149,11 +150,14 @@ fn host_device(world: &World, spec: &RouteSpec, host: &HostView) -> Result<Optio
 
 /// What a route on the host would take away from it.
 fn danger(world: &World, spec: &RouteSpec, context: &Context) -> Option<String> {
-    let HostView { links: _, addresses, defaults } = &context.routing;
     let net = spec.destination.net();
-    if spec.table() != TABLE_MAIN {
+    if !spec.is_of_host() || spec.table() != TABLE_MAIN {
         return None;
     }
+    let Some(Ok(HostView { links: _, addresses, defaults })) = context.inside.views.get(&spec.namespace)
+    else {
+        return None;
+    };
     let own = world.on_link(&spec.namespace);
     let on_link = addresses.iter().map(|(net, link)| (net.trunc(), link));
     let mut on_link = on_link.chain(own.iter().map(|one| (one.address.trunc(), &one.interface)));

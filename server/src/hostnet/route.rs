@@ -71,7 +71,8 @@ impl Route {
     }
 }
 
-/// What of the host's own network a route on it is judged by. Our own bridges are left out: the World knows them.
+/// What a route is judged by in a stack that is not ours alone: the host, or an adopted namespace. Our own interfaces are
+/// left out: the World knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostView {
     /// Every link.

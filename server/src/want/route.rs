@@ -44,11 +44,15 @@ pub(super) fn want(world: &World, route: &Stored<Route>, net: &mut HostNet) {
     net.routes.insert(hostnet::Route { stack, destination, table, metric, way }, Mark::Object(meta.uid));
 }
 
-/// Which way a route goes, by the World alone; on the host also by the link that was chosen when it was written.
+/// Which way a route goes, by the World alone; where others have interfaces, too, also by the link that was chosen when it
+/// was written.
 pub(crate) fn way(world: &World, spec: &RouteSpec, alloc: &RouteAlloc) -> Result<Way, NoWay> {
-    if !spec.is_of_host() && living::<Namespace>(world, &spec.namespace).is_none() {
-        return Err(NoWay::Namespace);
-    }
+    let namespace = living::<Namespace>(world, &spec.namespace);
+    let is_shared = match namespace {
+        _ if spec.is_of_host() => true,
+        Some(namespace) => namespace.alloc.adopted.is_some(),
+        None => return Err(NoWay::Namespace),
+    };
     match spec.type_() {
         RouteType::Blackhole => return Ok(Way::Blackhole),
         RouteType::Unreachable => return Ok(Way::Unreachable),
@@ -59,7 +63,7 @@ pub(crate) fn way(world: &World, spec: &RouteSpec, alloc: &RouteAlloc) -> Result
     let all = world.on_link(&spec.namespace);
     if let Some(interface) = &spec.interface {
         let on_it: Vec<&OnLink> = all.iter().filter(|one| one.interface == *interface).collect();
-        return match (spec.is_of_host(), on_it.as_slice()) {
+        return match (is_shared, on_it.as_slice()) {
             // A link that the World knows nothing of is the kernel's to judge.
             (true, []) => Ok(through(interface)),
             (false, []) => Err(no_interface(&spec.namespace, interface, &all)),

@@ -172,7 +172,7 @@ pub struct ReservationAlloc {
 /// What a Route holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteAlloc {
-    /// On the host: the link whose subnet holds the gateway, unless it is one that the World knows.
+    /// On the host and in an adopted Namespace: the link whose subnet holds the gateway, unless it is one of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<IfName>,
 }

@@ -88,6 +88,8 @@ pub struct Adoptable {
     pub managed_by: Option<Uid>,
     /// The names of its interfaces.
     pub interfaces: Vec<String>,
+    /// What routes in it are judged by.
+    pub view: HostView,
 }
 
 /// The kernel cannot be used.
@@ -144,7 +146,8 @@ impl Kernel {
             Mark::Object(uid) => Some(uid),
             Mark::Group | Mark::Foreign => None,
         };
-        Ok(Adoptable { adoption, managed_by, interfaces: look.interfaces })
+        let view = view::view_of(&fd).map_err(AdoptError::Unknown)?;
+        Ok(Adoptable { adoption, managed_by, interfaces: look.interfaces, view })
     }
 
     /// The names of the interfaces in a Namespace; none when it is gone.
@@ -195,9 +198,17 @@ impl Kernel {
         facts::links(&self.0)
     }
 
-    /// What a route on the host is judged by.
-    pub fn host_view(&self) -> Result<HostView, String> {
-        view::host_view(&self.0)
+    /// What a route is judged by where the World does not know everything: on `host`, and in an adopted Namespace. One
+    /// that is gone has nothing.
+    pub fn view(&self, namespace: &Name) -> Result<HostView, String> {
+        if namespace.as_str() == "host" {
+            return view::host_view(&self.0);
+        }
+        match self.0.open(namespace) {
+            Ok(fd) => view::view_of(&fd),
+            Err(OpenError::Gone(_)) => Ok(HostView::default()),
+            Err(error @ OpenError::Failed(_)) => Err(error.to_string()),
+        }
     }
 
     /// What one stack has, now.

@@ -1,6 +1,6 @@
-//! What a route on the host is judged by: links, addresses, default routes.
+//! What a route is judged by where the World does not know everything: links, addresses, default routes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::OwnedFd};
 
 use ipnet::IpNet;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
@@ -12,12 +12,24 @@ use super::{
 };
 use crate::{
     hostnet::{HostView, PROTOCOL},
-    kernel::socket::{DumpError, RouteSocket},
+    kernel::{
+        socket::{DumpError, RouteSocket},
+        thread,
+    },
 };
 
 /// Every link, the addresses of strangers', and the default routes that are not ours.
 pub(super) fn host_view(inner: &Inner) -> Result<HostView, String> {
     inner.with_socket(take).map_err(|error| error.to_string())
+}
+
+/// The same of another namespace.
+pub(super) fn view_of(namespace: &OwnedFd) -> Result<HostView, String> {
+    let work = || -> Result<HostView, String> {
+        let mut socket = RouteSocket::open().map_err(|error| error.to_string())?;
+        take(&mut socket).map_err(|error| error.to_string())
+    };
+    thread::run(namespace, "view", work).map_err(|error| error.to_string())?
 }
 
 /// Of the stack that the socket is in.

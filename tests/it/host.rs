@@ -132,7 +132,8 @@ impl Daemon {
     /// Stops it in order.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
-        assert!(self.child.wait().unwrap().success());
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}");
     }
 
     fn signal(&self, signal: Signal) {

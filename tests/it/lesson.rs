@@ -91,7 +91,7 @@ fn masked(line: &str) -> String {
 }
 
 fn differs(word: &str) -> bool {
-    let word = word.trim_matches(|c: char| "(),;".contains(c));
+    let word = word.trim_matches(|c: char| "(),;.".contains(c));
     let is_hex = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
     let is_device = word.strip_prefix("nl").is_some_and(|rest| rest.len() == 10 && is_hex(rest));
     let is_mac = word.split(':').count() == 6 && word.split(':').all(|part| part.len() == 2 && is_hex(part));

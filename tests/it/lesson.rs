@@ -73,7 +73,13 @@ impl Student {
     /// What the command prints, errors included.
     fn run(&mut self, command: &str) -> String {
         if let Some(command) = command.strip_suffix(" &") {
-            self.left_running.push(self.netloom.command(command).spawn().unwrap());
+            let child = self.netloom.command(command).spawn().unwrap();
+            let comm = format!("/proc/{}/comm", child.id());
+            // It becomes what it is to run; nothing announces that.
+            while std::fs::read_to_string(&comm).unwrap().starts_with("netloom") {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            self.left_running.push(child);
             return String::new();
         }
         let told = self.netloom.run(command);
@@ -91,7 +97,7 @@ fn masked(line: &str) -> String {
 }
 
 fn differs(word: &str) -> bool {
-    let word = word.trim_matches(|c: char| "(),;.".contains(c));
+    let word = word.trim_matches(|c: char| "(),;.\"".contains(c));
     let is_hex = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
     let is_device = word.strip_prefix("nl").is_some_and(|rest| rest.len() == 10 && is_hex(rest));
     let is_mac = word.split(':').count() == 6 && word.split(':').all(|part| part.len() == 2 && is_hex(part));

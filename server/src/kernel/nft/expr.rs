@@ -300,7 +300,20 @@ fn any_bit(key: u32, bits: u32) -> Statement {
 pub(super) const INVALID: u32 = 1;
 pub(super) const ESTABLISHED: u32 = 2;
 pub(super) const RELATED: u32 = 4;
+pub(super) const NEW: u32 = 8;
 pub(super) const UNTRACKED: u32 = 64;
+
+/// A TCP segment that is not the first of a connection. The kernel begins a flow with any of them.
+pub(super) fn opens_no_tcp() -> Statement {
+    const TCP: u8 = 6;
+    const FLAGS: Field = transport(13, 1);
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const SYN: u8 = 0x02;
+    let mut statement = l4proto(TCP);
+    let compare = Expr::Compare { operator: NFT_CMP_NEQ, with: vec![SYN] };
+    statement.extend([Expr::Load { from: FLAGS, slot: 0 }, Expr::Mask(vec![FIN_SYN_RST_ACK]), compare]);
+    statement
+}
 
 pub(super) fn state(bits: u32) -> Statement {
     any_bit(NFT_CT_STATE, bits)

@@ -225,6 +225,7 @@ fn forward() -> Vec<Chain> {
                 jump("pol"),
                 rule![within(&[OIFNAME], Bridges), goto("net_net")],
                 reply(),
+                rule![state(NEW), opens_no_tcp(), drop()],
                 rule![within(&[IIFNAME], Egress), accept()],
                 counted_drop("drop_isolation"),
             ],

@@ -21,6 +21,7 @@
 //! - `live_change`: what a PATCH changes under open connections
 //! - `routes`: where packets go, in namespaces and on the host
 //! - `lesson`: docs/lesson.md from top to bottom
+//! - `doors`: every verb is behind both
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -35,6 +36,7 @@ mod bad_routes;
 mod command;
 mod crash;
 mod diagnose;
+mod doors;
 mod examples;
 mod firewall;
 mod forwards;

@@ -63,6 +63,8 @@ impl Daemon {
         let committed = intent.clone();
         kernel.follow(config.adopt_roots.clone(), move || committed.committed());
         intent.reclaim_ports();
+        // Before the first look, so that nothing falls in between.
+        let losses = kernel.losses();
         let board = Arc::new(Board::default());
         let (waker, changes) = reconcile::queue();
         let pools: Arc<[_]> = config.pools.clone().into();
@@ -94,7 +96,7 @@ impl Daemon {
             }
             booted_sender.send_replace(Some(result));
         };
-        let mut tasks = vec![tokio::spawn(reconciler.run(changes, tell, begun(stopped.clone())))];
+        let mut tasks = vec![tokio::spawn(reconciler.run(changes, losses, tell, begun(stopped.clone())))];
         let router = api::router(controller.clone(), config, ready);
         let limits = config.limits;
         tasks.push(tokio::spawn(async move {

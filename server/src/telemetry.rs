@@ -74,11 +74,17 @@ pub struct Effort {
     pub firewall: AtomicU64,
     /// Messages, or batches of them, about links, addresses and routes.
     pub route: AtomicU64,
+    /// Objects that were put right after somebody else had broken them.
+    pub repairs: AtomicU64,
 }
 
 /// Of this process.
-pub static EFFORT: Effort =
-    Effort { transactions: AtomicU64::new(0), firewall: AtomicU64::new(0), route: AtomicU64::new(0) };
+pub static EFFORT: Effort = Effort {
+    transactions: AtomicU64::new(0),
+    firewall: AtomicU64::new(0),
+    route: AtomicU64::new(0),
+    repairs: AtomicU64::new(0),
+};
 
 impl Collector for &'static Effort {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -86,6 +92,7 @@ impl Collector for &'static Effort {
             ("store_transactions", "Transactions of the database.", &self.transactions),
             ("firewall_batches", "Batches of changes to the firewall.", &self.firewall),
             ("route_batches", "Batches of messages about links, addresses and routes.", &self.route),
+            ("drift_repairs", "Objects put right after somebody else had broken them.", &self.repairs),
         ];
         for (name, help, count) in all {
             let kind = prometheus_client::metrics::MetricType::Counter;

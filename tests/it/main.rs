@@ -14,6 +14,7 @@
 //! - `apply`: many objects at once: plans, owners, part of a set, exports, how much work it is
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
+//! - `drift`: what others break is put back, what we do ourselves is not, and a quarrel is told
 //! - `links`: direct cables: packets, restarts, live change
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
@@ -37,6 +38,7 @@ mod command;
 mod crash;
 mod diagnose;
 mod doors;
+mod drift;
 mod examples;
 mod firewall;
 mod forwards;

@@ -3,7 +3,10 @@
 //! Writers compute under a lock, on the World as last *submitted*, and wait for the database outside of it; so commits
 //! pipeline into the store's groups. When a group fails, what was built on it is refused and computed anew.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use netloom_api::{Event, EventType, Kind, Name, Timestamp, Uid};
 
@@ -12,11 +15,14 @@ use crate::{
     error::{Error, Result},
     reconcile::board::Board,
     store::{Batch, Receipt, RequestRecord, Snapshot, Store, StoreError},
+    telemetry::EFFORT,
     world::{AnyStored, World},
 };
 
 /// How often a write is computed anew after another one failed under it.
 const TRIES: usize = 5;
+/// So many steps of a repair are named in its event.
+const STEPS_TOLD: usize = 8;
 
 /// The writer of intent.
 pub struct Intent {
@@ -152,6 +158,30 @@ impl Intent {
             }
         }
         Ok(())
+    }
+
+    /// Writes an event for each object that was put right after somebody else had broken it, with the steps taken.
+    pub fn tell_repairs(&self, board: &Board, repaired: BTreeMap<Uid, Vec<String>>) {
+        if repaired.is_empty() {
+            return;
+        }
+        let world = self.committed();
+        let mut events = Vec::new();
+        for (uid, steps) in repaired {
+            let Some(object) = world.find(&uid).and_then(|(kind, name)| world.get_any(*kind, name)) else {
+                continue;
+            };
+            tracing::warn!(kind = %object.kind(), name = %object.meta().name, ?steps, "drift repaired");
+            EFFORT.repairs.fetch_add(1, Ordering::Relaxed);
+            let left = steps.len().saturating_sub(STEPS_TOLD);
+            let mut told: Vec<String> = steps.into_iter().take(STEPS_TOLD).collect();
+            told.extend((left > 0).then(|| format!("and {left} more")));
+            let event = render::event(EventType::DriftRepaired, &object, &world, board, None);
+            events.push(Event { message: Some(told.join("; ")), ..event });
+        }
+        if let Err(error) = self.store.submit(Batch { events, ..Batch::default() }) {
+            tracing::warn!(%error, "repairs were not logged");
+        }
     }
 
     /// Writes a status event for each object whose condition has changed. Losing one to a full disk is no harm: status is

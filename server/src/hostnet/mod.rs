@@ -4,6 +4,7 @@
 //! can be judged without a kernel; every rule of the model has a test that proves it on Linux.
 
 pub mod flows;
+mod loss;
 pub mod model;
 mod route;
 pub mod rules;
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
+pub use loss::Loss;
 pub use route::{HostView, Route, RoutePlace, Way};
 pub use step::{Action, End, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
 pub use tbf::Tbf;

@@ -22,6 +22,8 @@ pub const RECEIVE_BUFFER: usize = 8 << 20;
 const READ_BUFFER: usize = 1 << 16;
 /// Datagrams read in one call, so that a storm does not keep the reader from its other work.
 const DATAGRAMS_AT_ONCE: usize = 256;
+/// The kinds below are netlink's own.
+const RTM_BASE: u16 = 16;
 
 /// A kind of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +117,11 @@ impl Monitor {
 
     /// What there is now; does not wait.
     pub fn receive(&mut self) -> Result<Heard, SocketError> {
+        self.receive_some(&|_| true)
+    }
+
+    /// What there is now of the wanted kinds (`RTM_…`); the others are not even decoded.
+    fn receive_some(&mut self, is_wanted: &dyn Fn(u16) -> bool) -> Result<Heard, SocketError> {
         let mut notices = Vec::new();
         for _ in 0..DATAGRAMS_AT_ONCE {
             let (nsid, length) = match self.read()? {
@@ -124,6 +131,9 @@ impl Monitor {
                 Datagram::None => break,
             };
             for part in parts(self.buffer.get(..length).unwrap_or_default()) {
+                if part.as_ref().is_ok_and(|part| part.kind >= RTM_BASE && !is_wanted(part.kind)) {
+                    continue;
+                }
                 match part.and_then(|part| part.decode()) {
                     Ok(Part::Message(message)) => notices.push(Notice { nsid, change: Ok(message) }),
                     Ok(Part::Undecodable(reason)) | Err(reason) => {
@@ -139,9 +149,18 @@ impl Monitor {
 
     /// Waits until there is something, at most so long.
     pub fn wait(&mut self, timeout: Duration) -> Result<Heard, SocketError> {
+        self.wait_for(timeout, &|_| true)
+    }
+
+    /// Waits until there is something of the wanted kinds (`RTM_…`), at most so long.
+    pub fn wait_for(
+        &mut self,
+        timeout: Duration,
+        is_wanted: &dyn Fn(u16) -> bool,
+    ) -> Result<Heard, SocketError> {
         let end = Instant::now() + timeout;
         loop {
-            let heard = self.receive()?;
+            let heard = self.receive_some(is_wanted)?;
             let left = end.saturating_duration_since(Instant::now());
             if heard != Heard::Nothing || left.is_zero() {
                 return Ok(heard);

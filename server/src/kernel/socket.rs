@@ -217,6 +217,18 @@ impl RouteSocket {
         self.link(message)
     }
 
+    /// The link of this index in the namespace that has this id here, or in the socket's own.
+    pub fn link_elsewhere(
+        &mut self,
+        namespace: Option<i32>,
+        index: u32,
+    ) -> Result<Option<LinkMessage>, RequestError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.extend(namespace.map(LinkAttribute::IfNetnsId));
+        self.link(message)
+    }
+
     /// All objects that the GET message selects, in one consistent picture.
     pub fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, DumpError> {
         for attempt in 0..DUMP_TRIES {

@@ -8,11 +8,12 @@
 //! Only this room writes status; it asks the controller to drop the rows of what is gone.
 
 pub mod board;
+mod drift;
 mod round;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use netloom_api::{Kind, Name};
+use netloom_api::{ConditionReason, ConditionStatus, Kind, Name};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -22,11 +23,12 @@ use tokio::{
 use crate::{
     config::Drift,
     controller::Intent,
-    hostnet::{HostNet, Outcome, Scope, Step},
+    hostnet::{HostNet, Loss, Outcome, Scope, Step},
     want::{HostFacts, Surroundings, scope_of},
     world::World,
 };
-use board::Board;
+use board::{Board, Entry};
+use drift::{Turns, Verdict, victim};
 use round::{Finished, Round};
 
 /// Rounds at once; more only wait for each other in the kernel.
@@ -76,11 +78,19 @@ pub struct Reconciler<H> {
     applied: World,
     /// Objects whose last round failed: what the kernel has of them is not known.
     unsure: BTreeSet<(Kind, Name)>,
-    pending: Vec<Vec<(Kind, Name)>>,
+    pending: Vec<Task>,
     running: Vec<(u64, Scope)>,
     rounds: u64,
     interval: Duration,
     drift: Drift,
+    turns: Turns,
+}
+
+/// What a round is to be about.
+struct Task {
+    objects: Vec<(Kind, Name)>,
+    /// Somebody else has taken something of theirs away: what the kernel has of them is not known.
+    repairs: bool,
 }
 
 impl<H: Host> Reconciler<H> {
@@ -105,6 +115,7 @@ impl<H: Host> Reconciler<H> {
             pending: Vec::new(),
             running: Vec::new(),
             rounds: 0,
+            turns: Turns::default(),
         }
     }
 
@@ -112,6 +123,7 @@ impl<H: Host> Reconciler<H> {
     pub async fn run(
         mut self,
         mut changes: mpsc::Receiver<Vec<(Kind, Name)>>,
+        mut losses: mpsc::Receiver<Vec<Loss>>,
         booted: impl FnOnce(Result<(), String>),
         stop: impl Future<Output = ()>,
     ) {
@@ -135,9 +147,11 @@ impl<H: Host> Reconciler<H> {
                 // All arms are cancel-safe: a message or a finished round is taken whole or not at all.
                 Some(finished) = rounds.join_next(), if !rounds.is_empty() => full_due |= self.finish(finished).await,
                 changed = changes.recv(), if !full_due => match changed {
-                    Some(changed) => self.pending.push(changed),
+                    Some(objects) => self.pending.push(Task { objects, repairs: false }),
                     None => break,
                 },
+                // Nobody may be listening to the kernel; then only the clock tells.
+                Some(losses) = losses.recv(), if !full_due => full_due |= self.notice(losses),
                 _ = clock.tick() => full_due = true,
                 () = &mut stop => break,
             }
@@ -152,25 +166,27 @@ impl<H: Host> Reconciler<H> {
         let world = self.intent.committed();
         let mut waiting = Vec::new();
         let mut claimed: Vec<Scope> = self.running.iter().map(|(_, scope)| scope.clone()).collect();
-        for changed in std::mem::take(&mut self.pending) {
-            let scope = self.scope(&world, &changed);
+        for task in std::mem::take(&mut self.pending) {
+            let scope = self.scope(&world, &task.objects);
             let busy = claimed.iter().any(|other| overlap(other, &scope));
             claimed.push(scope.clone());
             if busy || self.running.len() >= ROUNDS_AT_ONCE {
-                waiting.push(changed);
+                waiting.push(task);
                 continue;
             }
             self.rounds += 1;
             self.running.push((self.rounds, scope.clone()));
+            let Task { objects: changed, repairs } = task;
             let round = Round {
                 id: self.rounds,
-                unsure: self.is_unsure(&changed, &scope),
+                unsure: repairs || self.is_unsure(&changed, &scope),
                 changed,
                 scope,
                 before: self.applied.clone(),
                 after: world.clone(),
                 around: self.around.clone(),
-                drift: Drift::Repair,
+                drift: if repairs { self.drift } else { Drift::Repair },
+                repairs,
             };
             let host = self.host.clone();
             rounds.spawn_blocking(move || round.run(&*host));
@@ -205,7 +221,7 @@ impl<H: Host> Reconciler<H> {
 
     /// Takes in what a round did; true when a full pass has to look at what it left.
     async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) -> bool {
-        let finished = match finished {
+        let mut finished = match finished {
             Ok(finished) => finished,
             Err(error) => {
                 // A panic in a round is a defect; which one it was is unknown. Its part of the host stays taken until the
@@ -228,8 +244,51 @@ impl<H: Host> Reconciler<H> {
                 self.unsure.remove(&(kind, name));
             }
         }
+        let repaired = std::mem::take(&mut finished.repaired);
         finished.tell(&self.board, &self.intent).await;
+        for uid in repaired.keys() {
+            self.turns.repaired(*uid, Instant::now());
+        }
+        self.intent.tell_repairs(&self.board, repaired);
         false
+    }
+
+    /// Looks after what was lost, unless it was to go; true when everything must be looked at.
+    fn notice(&mut self, losses: Vec<Loss>) -> bool {
+        if losses.contains(&Loss::Unknown) {
+            return true;
+        }
+        let world = self.intent.committed();
+        let around = self.around.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let victims = losses.iter().filter_map(|loss| victim(&world, &self.applied, loss, &around));
+        for (kind, name, uid) in victims.collect::<BTreeSet<_>>() {
+            match self.turns.judge(uid, Instant::now()) {
+                Verdict::Repair => {
+                    self.pending.push(Task { objects: vec![(kind, name)], repairs: true });
+                }
+                Verdict::GiveUp => self.give_up(&world, kind, name),
+                Verdict::Ignore => {}
+            }
+        }
+        false
+    }
+
+    /// Somebody wants the object otherwise than the World: that is for people to settle.
+    fn give_up(&mut self, world: &World, kind: Kind, name: Name) {
+        let Some(object) = world.get_any(kind, &name) else { return };
+        let message = format!(
+            "somebody keeps taking away what netloom made for it: put back {} times within a minute, and now left \
+             until the next full pass",
+            drift::REPAIRS
+        );
+        tracing::warn!(%kind, %name, message);
+        let meta = object.meta();
+        let status = ConditionStatus::False;
+        let entry = Entry::new(status, ConditionReason::Conflict, meta.generation, message);
+        let facts = self.board.get(&meta.uid).map(|entry| entry.facts).unwrap_or_default();
+        self.board.set(meta.uid, Entry { facts, ..entry });
+        self.unsure.insert((kind, name.clone()));
+        self.intent.tell_status(&self.board, vec![(kind, name)]);
     }
 
     /// Compares everything with what the kernel has, and puts it right, or tells. Nothing else runs meanwhile.
@@ -259,6 +318,7 @@ impl<H: Host> Reconciler<H> {
             after: world,
             around: self.around.clone(),
             drift,
+            repairs: false,
         };
         let host = self.host.clone();
         let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));

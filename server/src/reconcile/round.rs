@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::Drift,
     controller::Intent,
-    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Route, Scope},
+    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Route, Scope, Step},
     plan::{Plan, plan},
     want::{NoWay, Surroundings, have_host, want},
     world::{AnyStored, World},
@@ -37,6 +37,8 @@ pub(super) struct Round {
     pub(super) around: Arc<RwLock<Surroundings>>,
     /// What is done about what the kernel has and is not wanted.
     pub(super) drift: Drift,
+    /// It is about what somebody else has broken.
+    pub(super) repairs: bool,
 }
 
 /// A round that is done, and what came of it for each object.
@@ -49,6 +51,8 @@ pub(super) struct Finished {
     failures: BTreeMap<Uid, Failure>,
     /// Nothing can be said: the host could not be observed.
     unknown: Option<String>,
+    /// Of a repair: the steps that were taken, by object.
+    pub(super) repaired: BTreeMap<Uid, Vec<String>>,
     /// The host's own addresses, as last seen.
     addresses: BTreeSet<IpAddr>,
 }
@@ -87,12 +91,16 @@ impl Round {
         let around = self.surroundings();
         let wanted = want(&self.after, &self.scope, &around);
         let mut facts = BTreeMap::new();
+        let mut repaired: BTreeMap<Uid, Vec<String>> = BTreeMap::new();
         for look in 0.. {
             let Plan { steps, conflicts } = plan(&have, &wanted);
             let outcomes = match self.drift {
                 Drift::Repair => host.apply(&steps),
                 Drift::Report => steps.iter().map(reported).collect(),
             };
+            if self.repairs {
+                self.note_repairs(&steps, &outcomes, &mut repaired);
+            }
             let mut failures: BTreeMap<Uid, Failure> = BTreeMap::new();
             let mut surprised = false;
             for (step, outcome) in steps.iter().zip(outcomes) {
@@ -113,7 +121,7 @@ impl Round {
                 failures.insert(conflict.uid, failure);
             }
             if !surprised || look >= LOOKS {
-                return self.finished(facts, failures, None);
+                return Finished { repaired, ..self.finished(facts, failures, None) };
             }
             let mut both = want(&self.before, &self.scope, &around);
             both.rules.elements.extend(wanted.rules.elements.iter().cloned());
@@ -123,6 +131,18 @@ impl Round {
             }
         }
         self.unknown("no look was taken".into())
+    }
+
+    /// What was done, for the log. A step of the host as a whole is told for what the round is about.
+    fn note_repairs(&self, steps: &[Step], outcomes: &[Outcome], repaired: &mut BTreeMap<Uid, Vec<String>>) {
+        let about = self.changed.iter().find_map(|(kind, name)| self.after.get_any(*kind, name));
+        let about = about.map(|object| object.meta().uid);
+        let done = steps.iter().zip(outcomes).filter(|(_, outcome)| matches!(outcome, Outcome::Done(_)));
+        for (step, _) in done {
+            if let Some(uid) = step.uid.or(about) {
+                repaired.entry(uid).or_default().push(step.to_string());
+            }
+        }
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -183,7 +203,8 @@ impl Round {
     ) -> Finished {
         let addresses = self.surroundings().facts.addresses;
         let Self { id, changed, scope, after, .. } = self;
-        Finished { id, after, changed, scope, facts, failures, unknown, addresses }
+        let repaired = BTreeMap::new();
+        Finished { id, after, changed, scope, facts, failures, unknown, repaired, addresses }
     }
 }
 

@@ -8,14 +8,14 @@ use super::{
     Inner,
     inside::{Known, Session, follow},
     link, namespace,
-    outcome::{done, lost, of_netns, of_nft},
+    outcome::{done, lost, of_netns, of_nft, of_request},
     port, reap,
 };
 use crate::{
     hostnet::{Action, Facts, Outcome, Stack, Step, rules::Element},
     kernel::{
         netns,
-        socket::{RouteSocket, SocketError},
+        socket::{RequestError, RouteSocket, SocketError},
     },
 };
 
@@ -234,6 +234,10 @@ impl Work<'_> {
     fn cable_between(&mut self, near: &Stack, far: &Stack, step: &Step) -> Result<Facts, Outcome> {
         let inner = self.inner;
         let known = self.known.clone();
+        if *near != Stack::Host {
+            self.make_heard(near)?;
+            self.make_heard(far)?;
+        }
         let far = match far {
             same if same == near => None,
             Stack::Host => Some(netns::own().map_err(|error| of_netns(&error))?),
@@ -247,6 +251,14 @@ impl Work<'_> {
             }
             Stack::Namespace(name) => self.session(name)?.create_cable(step, far, known),
         }
+    }
+
+    /// The host hears of what happens in namespaces that have an id in it; a cable to the host gives one.
+    fn make_heard(&mut self, stack: &Stack) -> Result<(), Outcome> {
+        let Stack::Namespace(name) = stack else { return Ok(()) };
+        let namespace = self.session(name)?.namespace()?;
+        let named = self.inner.with_socket(|socket| netns::assign_nsid(socket, namespace.as_fd()));
+        named.map(drop).map_err(|error: RequestError| of_request(name, &error))
     }
 
     fn in_host(&mut self, steps: &[Step]) -> Vec<Outcome> {

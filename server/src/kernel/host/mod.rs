@@ -23,6 +23,7 @@ mod tc;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -209,6 +210,15 @@ impl Kernel {
             Err(OpenError::Gone(_)) => Ok(HostView::default()),
             Err(error @ OpenError::Failed(_)) => Err(error.to_string()),
         }
+    }
+
+    /// What is lost from now on, of all that bears our marks. Where the kernel does not let us listen there is nothing to
+    /// hear, and the full pass has to do.
+    pub fn losses(&self) -> tokio::sync::mpsc::Receiver<Vec<crate::hostnet::Loss>> {
+        watch::start().unwrap_or_else(|error| {
+            tracing::warn!(%error, "events of the kernel cannot be heard; what others break is seen every few minutes");
+            tokio::sync::mpsc::channel(1).1
+        })
     }
 
     /// What one stack has, now.

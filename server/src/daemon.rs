@@ -127,24 +127,27 @@ impl Daemon {
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
+    // From here on a signal ends the daemon in order, also one that comes while it starts.
+    let interrupted = interrupted()?;
     let daemon = Daemon::start(config).await?;
     tracing::info!(socket = %config.socket.path.display(), "listening");
-    interrupted().await?;
+    interrupted.await;
     tracing::info!("stopping");
     // systemd is not there in containers and tests; then there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     daemon.stop().await
 }
 
-/// Resolves on SIGTERM or SIGINT.
-pub async fn interrupted() -> anyhow::Result<()> {
+/// Listens for SIGTERM and SIGINT from now on; resolves when one comes.
+pub fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
 
 /// Lets ranges of ports be claimed: each takes a descriptor.

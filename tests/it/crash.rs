@@ -90,6 +90,19 @@ fn a_crash_while_a_port_is_published_or_withdrawn_leaves_nothing_half_done() {
 }
 
 #[test]
+fn a_crash_while_a_cable_comes_changes_or_goes_leaves_nothing_half_done() {
+    let end = |namespace: &str, addresses: &[&str]| json!({"namespace": namespace, "interface": "cable", "addresses": addresses});
+    let ends = [end("red", &["10.1.1.1/24", "fd00:1::1/64"]), end("blue", &["10.1.1.2/24"])];
+    let changed = [end("red", &["10.1.1.9/24"]), end("blue", &["10.1.1.2/24", "fd00:1::2/64"])];
+    let calls = vec![
+        ("POST", "/v1/links", json!({"name": "cable", "spec": {"ends": ends}})),
+        ("PATCH", "/v1/links/cable", json!({"spec": {"ends": changed, "mtu": 1400}})),
+        ("DELETE", "/v1/links/cable", Value::Null),
+    ];
+    sweep(&Story { before: without(&["v-net-0", "red0", "blue0", "web"]), calls });
+}
+
+#[test]
 fn a_crash_in_a_live_change_leaves_nothing_half_done() {
     let calls = vec![
         ("PATCH", "/v1/networks/v-net-0", json!({"spec": {"mtu": 1400, "isolation": {"members": false}}})),
@@ -255,7 +268,7 @@ async fn devices(rest: &Rest) -> BTreeMap<String, String> {
 
 /// Deletes everything, in an order that needs no force.
 async fn wipe(rest: &Rest) {
-    for kind in ["port-forwards", "attachments", "networks", "namespaces"] {
+    for kind in ["port-forwards", "attachments", "links", "networks", "namespaces"] {
         let list = rest.get(&format!("/v1/{kind}")).await.unwrap().ok();
         for one in list["items"].as_array().unwrap() {
             rest.delete(&format!("/v1/{kind}/{}", one["name"].as_str().unwrap())).await.ok();

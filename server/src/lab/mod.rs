@@ -83,7 +83,7 @@ async fn then(options: &Lab, config: &Config, code: ExitCode) -> anyhow::Result<
         (None, true, _) => vec![shell()],
         (None, false, true) => {
             println!("serving on {}; stop with Ctrl-C", config.socket.path.display());
-            daemon::interrupted().await?;
+            daemon::interrupted()?.await;
             return Ok(code);
         }
         (None, false, false) => return Ok(code),

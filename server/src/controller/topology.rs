@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use netloom_api::{
-    Attachment, ConditionStatus, Egress, Listen, Name, Namespace, Network, PortForward, Topology,
-    TopologyEdge, TopologyEdgeKind as Edge, TopologyNode, TopologyNodeKind as Node,
+    Attachment, ConditionStatus, Egress, KIND_NAMES, Kind, Listen, Name, Namespace, Network, PortForward,
+    Topology, TopologyEdge, TopologyEdgeKind as Edge, TopologyNode, TopologyNodeKind as Node,
 };
 
 use super::Controller;
@@ -31,14 +31,19 @@ impl Controller {
 fn topology(world: &World, board: &Board, facts: &HostFacts, seq: i64) -> Topology {
     let mut graph = Graph { world, board, nodes: Vec::new(), edges: Vec::new() };
     graph.host(facts);
-    world.all::<Network>().for_each(|network| graph.network(network));
-    world.all::<Namespace>().for_each(|namespace| {
-        let id = namespace_id(&namespace.meta.name);
-        graph.node(Node::Namespace, id, &namespace.meta.name, Vec::new(), graph.is_ready(namespace));
-    });
-    world.all::<Attachment>().for_each(|attachment| graph.attachment(attachment));
-    world.all::<PortForward>().for_each(|forward| graph.forward(forward));
-    let Graph { nodes, mut edges, .. } = graph;
+    for (kind, _) in KIND_NAMES {
+        match kind {
+            Kind::Namespace => world.all::<Namespace>().for_each(|one| graph.namespace(one)),
+            Kind::Network => world.all::<Network>().for_each(|one| graph.network(one)),
+            Kind::Attachment => world.all::<Attachment>().for_each(|one| graph.attachment(one)),
+            Kind::PortForward => world.all::<PortForward>().for_each(|one| graph.forward(one)),
+            // An address that is kept back connects nothing.
+            Kind::Reservation => {}
+        }
+    }
+    let Graph { mut nodes, mut edges, .. } = graph;
+    nodes.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
+    edges.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     // What refers to a place that is not there (any more) hangs nowhere.
     let known: BTreeSet<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
     edges.retain(|edge| known.contains(edge.from.as_str()) && known.contains(edge.to.as_str()));
@@ -72,6 +77,11 @@ impl Graph<'_> {
                 true,
             );
         }
+    }
+
+    fn namespace(&mut self, namespace: &Stored<Namespace>) {
+        let (name, ready) = (&namespace.meta.name, self.is_ready(namespace));
+        self.node(Node::Namespace, namespace_id(name), name, Vec::new(), ready);
     }
 
     fn network(&mut self, network: &Stored<Network>) {

@@ -23,6 +23,12 @@ async fn lesson(daemon: &Daemon) {
             {"protocol": "tcp", "listen": {"port": 8080}, "target": {"attachment": "blue0", "port": 80}}},
         {"kind": "PortForward", "name": "later", "spec":
             {"protocol": "udp", "listen": {"port": 53}, "target": {"attachment": "blue0"}}},
+        {"kind": "Route", "name": "lan", "spec":
+            {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}},
+        {"kind": "Route", "name": "never", "spec":
+            {"namespace": "blue", "destination": "10.0.0.0/8", "type": "blackhole"}},
+        {"kind": "Route", "name": "through-red", "spec":
+            {"namespace": "blue", "destination": "10.1.0.0/16", "via": "192.168.15.1"}},
     ]);
     daemon.rest().post("/v1/apply", &json!({"objects": objects})).await.ok();
 }
@@ -40,6 +46,10 @@ host  eth0 to outside
    │  ├─ 53 published as *:53/udp
    │  └─ 80 published as *:8080/tcp
    └─ red  eth0 192.168.15.1/24
+routes
+├─ lan  blue  192.168.1.0/24 via 192.168.15.5 to host
+├─ never  blue  blackhole 10.0.0.0/8
+└─ through-red  blue  10.1.0.0/16 via 192.168.15.1 to red
 attached nowhere
 └─ green
 ";

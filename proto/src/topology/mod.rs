@@ -97,7 +97,7 @@ pub enum TopologyEdgeKind {
     Link,
     /// A PortForward: from the host to the Namespace that answers.
     PortForward,
-    /// A Route: from where it is to where it leads.
+    /// A Route: from where it is to its next hop; to itself when it goes nowhere.
     Route,
 }
 

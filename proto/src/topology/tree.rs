@@ -87,16 +87,20 @@ fn links(topology: &Topology) -> Option<Branch> {
 
 fn routes(topology: &Topology) -> Option<Branch> {
     let lines = topology.edges_of(Edge::Route).map(|edge| {
-        let to = format!("{} to {}", edge.from_end, topology.name_of(&edge.to));
+        let nowhere = edge.from == edge.to;
+        let to = if nowhere { String::new() } else { format!(" to {}", topology.name_of(&edge.to)) };
+        let to = format!("{}{to}", edge.from_end);
         leaf(words([&edge.name, topology.name_of(&edge.from), &to, flaw(edge.ready)]))
     });
     section("routes", lines.collect())
 }
 
-/// The namespaces that hang on nothing.
+/// The namespaces that hang on nothing; a route alone holds nothing.
 fn alone(topology: &Topology) -> Option<Branch> {
-    let hangs =
-        |node: &TopologyNode| topology.edges.iter().any(|edge| edge.from == node.id || edge.to == node.id);
+    let holds = |edge: &&TopologyEdge| edge.kind != Edge::Route;
+    let hangs = |node: &TopologyNode| {
+        topology.edges.iter().filter(holds).any(|edge| edge.from == node.id || edge.to == node.id)
+    };
     let alone = topology.nodes.iter().filter(|node| node.kind == Node::Namespace && !hangs(node));
     section(
         "attached nowhere",

@@ -1,10 +1,11 @@
 //! What stands and how it hangs together, as a graph: from the World, with what is known of each object's health.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{collections::BTreeSet, fmt::Display, net::IpAddr};
 
 use netloom_api::{
-    Attachment, ConditionStatus, Egress, KIND_NAMES, Kind, Listen, Name, Namespace, Network, PortForward,
-    Topology, TopologyEdge, TopologyEdgeKind as Edge, TopologyNode, TopologyNodeKind as Node,
+    Attachment, ConditionStatus, Egress, IfName, KIND_NAMES, Kind, Listen, Name, Namespace, Network,
+    PortForward, Route, RouteSpec, RouteType, Topology, TopologyEdge, TopologyEdgeKind as Edge, TopologyNode,
+    TopologyNodeKind as Node,
 };
 
 use super::Controller;
@@ -37,6 +38,7 @@ fn topology(world: &World, board: &Board, facts: &HostFacts, seq: i64) -> Topolo
             Kind::Network => world.all::<Network>().for_each(|one| graph.network(one)),
             Kind::Attachment => world.all::<Attachment>().for_each(|one| graph.attachment(one)),
             Kind::PortForward => world.all::<PortForward>().for_each(|one| graph.forward(one)),
+            Kind::Route => world.all::<Route>().for_each(|one| graph.route(one)),
             // An address that is kept back connects nothing.
             Kind::Reservation => {}
         }
@@ -112,6 +114,51 @@ impl Graph<'_> {
         self.edge(Edge::PortForward, forward.meta.name.as_str(), ends, [listen(forward), to], ready);
     }
 
+    fn route(&mut self, route: &Stored<Route>) {
+        let RouteSpec { namespace, destination, via, interface, .. } = &route.spec;
+        let from = stack_id(namespace);
+        let (to, text) = match (route.spec.type_(), via, interface) {
+            (RouteType::Unicast, Some(via), _) => (self.next_hop(*via), format!("{destination} via {via}")),
+            (RouteType::Unicast, None, Some(interface)) => {
+                (self.behind(namespace, interface), format!("{destination} by {interface}"))
+            }
+            (RouteType::Unicast, None, None) => (OUTSIDE.into(), destination.to_string()),
+            // It ends where it begins.
+            (type_ @ (RouteType::Blackhole | RouteType::Unreachable | RouteType::Prohibit), _, _) => {
+                (from.clone(), format!("{type_} {destination}"))
+            }
+        };
+        let ready = self.is_ready(route);
+        self.edge(Edge::Route, route.meta.name.as_str(), [from, to], [text, String::new()], ready);
+    }
+
+    /// Who has a gateway's address, as far as netloom gave it.
+    fn next_hop(&self, via: IpAddr) -> String {
+        let Some((_, network)) = self.world.overlapping(&via.into()) else { return OUTSIDE.into() };
+        let holder = self.world.user_of(network, via).map(|used| &used.holder);
+        match holder.map(|holder| (holder.kind, &holder.name)) {
+            Some((Kind::Network, _)) => HOST.into(),
+            Some((Kind::Attachment, name)) => self
+                .world
+                .get::<Attachment>(name)
+                .map_or_else(|| network_id(network), |one| namespace_id(&one.spec.namespace)),
+            Some(_) | None => network_id(network),
+        }
+    }
+
+    /// What is at the other end of an interface.
+    fn behind(&self, namespace: &Name, interface: &IfName) -> String {
+        let mine = self.world.attachments_in(namespace).filter_map(|name| self.world.get::<Attachment>(name));
+        let mut mine = mine.filter(|attachment| attachment.alloc.interface == *interface);
+        let bridge = |(kind, name): &(Kind, Name)| (*kind == Kind::Network).then(|| network_id(name));
+        let bridge = || self.world.device_holder(interface).and_then(bridge);
+        match mine.next() {
+            Some(attachment) => network_id(&attachment.spec.network),
+            None if namespace.as_str() == HOST => bridge().unwrap_or_else(|| OUTSIDE.into()),
+            None => OUTSIDE.into(),
+        }
+    }
+
     fn node(&mut self, kind: Node, id: String, name: &dyn Display, details: Vec<String>, ready: bool) {
         self.nodes.push(TopologyNode { id, kind, name: name.to_string(), details, ready });
     }
@@ -125,6 +172,11 @@ impl Graph<'_> {
         let said = self.board.status(&object.meta.uid);
         object.meta.delete_time.is_none() && said == Some(ConditionStatus::True)
     }
+}
+
+/// A Namespace, or the host.
+fn stack_id(name: &Name) -> String {
+    if name.as_str() == HOST { HOST.into() } else { namespace_id(name) }
 }
 
 fn namespace_id(name: &Name) -> String {

@@ -25,6 +25,11 @@ async fn lesson(daemon: &Daemon) {
             {"protocol": "udp", "listen": {"port": 53}, "target": {"attachment": "blue0"}}},
         {"kind": "Route", "name": "lan", "spec":
             {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}},
+        {"kind": "Link", "name": "cable", "spec": {"ends": [
+            {"namespace": "red", "interface": "veth-red", "addresses": ["10.1.1.1/24"]},
+            {"namespace": "blue", "interface": "veth-blue", "addresses": ["10.1.1.2/24"]}]}},
+        {"kind": "Route", "name": "over-cable", "spec":
+            {"namespace": "red", "destination": "10.2.0.0/16", "via": "10.1.1.2"}},
         {"kind": "Route", "name": "never", "spec":
             {"namespace": "blue", "destination": "10.0.0.0/8", "type": "blackhole"}},
         {"kind": "Route", "name": "through-red", "spec":
@@ -46,9 +51,12 @@ host  eth0 to outside
    │  ├─ 53 published as *:53/udp
    │  └─ 80 published as *:8080/tcp
    └─ red  eth0 192.168.15.1/24
+links
+└─ cable  red  veth-red 10.1.1.1/24 ── blue  veth-blue 10.1.1.2/24
 routes
 ├─ lan  blue  192.168.1.0/24 via 192.168.15.5 to host
 ├─ never  blue  blackhole 10.0.0.0/8
+├─ over-cable  red  10.2.0.0/16 via 10.1.1.2 to blue
 └─ through-red  blue  10.1.0.0/16 via 192.168.15.1 to red
 attached nowhere
 └─ green
@@ -80,7 +88,10 @@ fn the_lesson_is_a_graph_at_both_doors_and_a_drawing_in_every_format() {
         // Without its target a forward is a promise of the host.
         daemon.rest().delete("/v1/attachments/blue0?force=true").await.ok();
         let tree = netloom.run("topology").ok();
-        assert!(tree.contains("├─ later *:53/udp waits for blue0\n") && tree.contains("├─ blue\n"), "{tree}");
+        assert!(
+            tree.contains("├─ later *:53/udp waits for blue0\n") && tree.ends_with("nowhere\n└─ green\n"),
+            "{tree}"
+        );
     });
 }
 

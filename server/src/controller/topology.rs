@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, fmt::Display, net::IpAddr};
 
 use netloom_api::{
-    Attachment, ConditionStatus, Egress, IfName, KIND_NAMES, Kind, Listen, Name, Namespace, Network,
-    PortForward, Route, RouteSpec, RouteType, Topology, TopologyEdge, TopologyEdgeKind as Edge, TopologyNode,
-    TopologyNodeKind as Node,
+    Attachment, ConditionStatus, Egress, IfName, KIND_NAMES, Kind, Link, LinkEnd, Listen, Name, Namespace,
+    Network, PortForward, Route, RouteSpec, RouteType, Topology, TopologyEdge, TopologyEdgeKind as Edge,
+    TopologyNode, TopologyNodeKind as Node,
 };
 
 use super::Controller;
@@ -38,6 +38,7 @@ fn topology(world: &World, board: &Board, facts: &HostFacts, seq: i64) -> Topolo
             Kind::Network => world.all::<Network>().for_each(|one| graph.network(one)),
             Kind::Attachment => world.all::<Attachment>().for_each(|one| graph.attachment(one)),
             Kind::PortForward => world.all::<PortForward>().for_each(|one| graph.forward(one)),
+            Kind::Link => world.all::<Link>().for_each(|one| graph.link(one)),
             Kind::Route => world.all::<Route>().for_each(|one| graph.route(one)),
             // An address that is kept back connects nothing.
             Kind::Reservation => {}
@@ -114,13 +115,28 @@ impl Graph<'_> {
         self.edge(Edge::PortForward, forward.meta.name.as_str(), ends, [listen(forward), to], ready);
     }
 
+    fn link(&mut self, link: &Stored<Link>) {
+        let ends = link.spec.ends.each_ref();
+        let texts =
+            ends.map(|end| format!("{} {}", end.interface, list(&end.addresses)).trim_end().to_owned());
+        let ends = ends.map(|end| stack_id(&end.namespace));
+        let ready = self.is_ready(link);
+        self.edge(Edge::Link, link.meta.name.as_str(), ends, texts, ready);
+    }
+
     fn route(&mut self, route: &Stored<Route>) {
         let RouteSpec { namespace, destination, via, interface, .. } = &route.spec;
         let from = stack_id(namespace);
         let (to, text) = match (route.spec.type_(), via, interface) {
-            (RouteType::Unicast, Some(via), _) => (self.next_hop(*via), format!("{destination} via {via}")),
+            (RouteType::Unicast, Some(via), _) => {
+                let near = |end: &LinkEnd| end.addresses.iter().any(|address| address.0.contains(via));
+                let to = self.far_end(namespace, near).unwrap_or_else(|| self.next_hop(*via));
+                (to, format!("{destination} via {via}"))
+            }
             (RouteType::Unicast, None, Some(interface)) => {
-                (self.behind(namespace, interface), format!("{destination} by {interface}"))
+                let near = |end: &LinkEnd| end.interface == *interface;
+                let to = self.far_end(namespace, near).unwrap_or_else(|| self.behind(namespace, interface));
+                (to, format!("{destination} by {interface}"))
             }
             (RouteType::Unicast, None, None) => (OUTSIDE.into(), destination.to_string()),
             // It ends where it begins.
@@ -130,6 +146,17 @@ impl Graph<'_> {
         };
         let ready = self.is_ready(route);
         self.edge(Edge::Route, route.meta.name.as_str(), [from, to], [text, String::new()], ready);
+    }
+
+    /// Where the cable goes whose end in this stack is the one that is looked for.
+    fn far_end(&self, namespace: &Name, near: impl Fn(&LinkEnd) -> bool) -> Option<String> {
+        let cables = self.world.links_in(namespace).filter_map(|name| self.world.get::<Link>(name));
+        let mut far = cables.filter_map(|cable| match &cable.spec.ends {
+            [one, other] if one.namespace == *namespace && near(one) => Some(other),
+            [other, one] if one.namespace == *namespace && near(one) => Some(other),
+            [_, _] => None,
+        });
+        far.next().map(|end| stack_id(&end.namespace))
     }
 
     /// Who has a gateway's address, as far as netloom gave it.

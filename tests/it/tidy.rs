@@ -74,6 +74,34 @@ fn every_word_stays_in_its_room() {
     }
 }
 
+/// Calls that change what outlives the process.
+const EFFECTS: [&str; 7] =
+    ["send_to(", "umount2(", "unlinkat(", " mount(", "sync_data(", ".write_all(", "BEGIN IMMEDIATE"];
+/// What makes hosts, LANs and packets for labs and tests, speaks to callers, or is done once before there is a daemon.
+const NO_EFFECTS: [&str; 10] = [
+    "api/",
+    "config/",
+    "lab/",
+    "store/open.rs",
+    "kernel/private.rs",
+    "kernel/lan.rs",
+    "kernel/probe.rs",
+    "kernel/echo.rs",
+    "kernel/frame.rs",
+    "fault.rs",
+];
+
+#[test]
+fn a_file_with_effects_has_the_points_at_which_a_test_can_break_them() {
+    for (room, code) in rooms() {
+        let exempt = NO_EFFECTS.iter().any(|place| room.starts_with(place));
+        let effect = EFFECTS.iter().find(|effect| code.contains(*effect));
+        if let Some(effect) = effect.filter(|_| !exempt) {
+            assert!(code.contains("fault::"), "{room} says {effect:?} and passes no point of fault.rs");
+        }
+    }
+}
+
 #[test]
 fn a_room_that_decides_has_no_clock_and_no_door() {
     for (room, code) in rooms().iter().filter(|(room, _)| PURE.iter().any(|pure| room.starts_with(pure))) {

@@ -10,7 +10,10 @@ use super::{
     EventQuery, RequestRecord, StoreError,
     load::{column, json, parsed},
 };
-use crate::config::EventRetention;
+use crate::{
+    config::EventRetention,
+    fault::{self, Effect},
+};
 
 /// A page has at most so many events.
 const PAGE_EVENTS: u32 = 1_000;
@@ -119,7 +122,11 @@ pub(super) async fn prune(
     let last = last.unwrap_or(0).max(pruned.load(Ordering::Acquire));
     // Said before it is true: a reader that misses these events must learn why.
     pruned.store(last, Ordering::Release);
+    if let Some(fault) = fault::before(Effect::Transaction) {
+        return Err(StoreError::Unavailable(fault.to_string()));
+    }
     let delete = sqlx::query(DELETE).bind(last).bind(last);
     delete.bind(now.as_micros().saturating_sub(REQUESTS_MICROS)).bind(PRUNE_ROWS).execute(connection).await?;
+    fault::after(Effect::Transaction);
     Ok(count == PRUNE_ROWS)
 }

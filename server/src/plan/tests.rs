@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use netloom_api::{
-    AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Listen, Name, Namespace,
-    NamespaceSpec, NatEgress, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec, Protocol,
-    RateLimit, Route, Subnet, Target, Timestamp,
+    AnyDraft, Attachment, AttachmentSpec, Bandwidth, Draft, Egress, Isolation, Kind, Link, Listen, Name,
+    Namespace, NamespaceSpec, NatEgress, Network, NetworkSpec, NoOptions, PortForward, PortForwardSpec,
+    Protocol, RateLimit, Route, Subnet, Target, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -26,6 +26,8 @@ struct Recipe {
     forwards: Vec<(u16, usize, u16)>,
     /// Namespace, or the host; destination; metric; the network whose gateway it goes through, or nowhere.
     routes: Vec<(usize, u8, u32, usize)>,
+    /// Where its ends are, which address they have, and whether there is IPv6.
+    links: Vec<(usize, usize, u8, bool)>,
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
@@ -34,13 +36,15 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     let attachments = prop::collection::vec(attached, 0..7);
     let forwards = prop::collection::vec((1_u16..5, 0_usize..7, 0_u16..3), 0..4);
     let routes = prop::collection::vec((0_usize..4, 0_u8..3, 1_u32..3, 0_usize..6), 0..6);
-    (1_usize..4, networks, attachments, forwards, routes).prop_map(
-        |(namespaces, networks, attachments, forwards, routes)| Recipe {
+    let links = prop::collection::vec((0_usize..4, 0_usize..4, 0_u8..3, any::<bool>()), 0..4);
+    (1_usize..4, networks, attachments, forwards, routes, links).prop_map(
+        |(namespaces, networks, attachments, forwards, routes, links)| Recipe {
             namespaces,
             networks,
             attachments,
             forwards,
             routes,
+            links,
         },
     )
 }
@@ -126,7 +130,25 @@ fn world(recipe: &Recipe, before: &World) -> World {
     }
     let routes = routes(recipe, &drafts);
     drafts.extend(routes);
+    drafts.extend(recipe.links.iter().enumerate().map(|(n, link)| cable(recipe, n, link)));
     edit_for_tests(before, drafts.into_iter().map(Change::Put).collect(), Timestamp::from_micros(0))
+}
+
+/// A cable, whose name says where its ends are, since that cannot change.
+fn cable(recipe: &Recipe, n: usize, (one, other, host, ipv6): &(usize, usize, u8, bool)) -> AnyDraft {
+    let place = |at: usize| if at == 3 { 3 } else { at % recipe.namespaces };
+    let id = 16 * n + 4 * place(*one) + place(*other);
+    let end = |at: usize, which: char, number: u8| {
+        let namespace = if place(at) == 3 { "host".to_owned() } else { format!("ns{}", place(at)) };
+        let mut addresses = vec![format!("10.{}.{host}.{number}/24", 100 + id)];
+        addresses.extend(ipv6.then(|| format!("fd00:{}:{host}::{number}/64", 100 + id)));
+        // Two ends in one place share no subnet.
+        addresses.retain(|_| which == 'a' || place(*one) != place(*other));
+        serde_json::json!({"namespace": namespace, "interface": format!("ln{id}{which}"), "addresses": addresses})
+    };
+    let spec =
+        serde_json::json!({"ends": [end(*one, 'a', 1), end(*other, 'b', 2)], "mtu": 1400 + u16::from(*host)});
+    draft::<Link>(format!("link{id}"), serde_json::from_value(spec).unwrap()).into()
 }
 
 /// Routes that the controller lets be: in places of their own, through networks that their namespace is on.
@@ -196,8 +218,14 @@ fn adopted(world: &World, set: &[(&str, &str)], dying: bool) -> World {
 
 #[test]
 fn an_adopted_namespace_is_set_up_once_and_let_go_as_it_was() {
-    let recipe =
-        Recipe { namespaces: 1, networks: vec![], attachments: vec![], forwards: vec![], routes: vec![] };
+    let recipe = Recipe {
+        namespaces: 1,
+        networks: vec![],
+        attachments: vec![],
+        forwards: vec![],
+        routes: vec![],
+        links: vec![],
+    };
     let plain = world(&recipe, &World::default());
     let settings = [
         ("net.ipv4.conf.all.rp_filter", "1"),

@@ -93,7 +93,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         let topology = control.get_topology(pb::GetTopologyRequest {}).await.unwrap().into_inner();
         let topology: netloom_api::Topology = read(topology);
         assert_eq!(topology, rest(&house, "/v1/topology").await);
-        assert_eq!((topology.nodes.len(), topology.edges.len()), (4, 3), "{topology:#?}");
+        assert_eq!((topology.nodes.len(), topology.edges.len()), (4, 5), "{topology:#?}");
         let exported = house.get("/v1/export?owner=ci-7").await;
         let again = house.post("/v1/apply?wait=0", &exported.text).await;
         let again: ApplyResponse = serde_json::from_str(&again.text).unwrap();

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     hostnet::{
         Action, Address, Failure, FailureSort, HostNet, Link, LinkChange, LinkKind, Mark, Outcome, Route,
-        Stack, Step, Way,
+        Stack, Step, Sysctl, Way,
     },
     kernel::{
         socket::{RouteSocket, create, request},
@@ -248,5 +248,34 @@ fn a_link_that_goes_down_or_goes_takes_its_routes_along_and_no_others() {
         both.take(add(&through));
         both.take(vec![Action::DeleteLink { stack: Stack::Host, link: link() }]);
         both.have(&[&off[0], &off[1]]);
+    });
+}
+
+#[test]
+fn where_ipv6_is_switched_off_its_addresses_and_routes_go_and_it_can_be_switched_on_again() {
+    on_private_host(|| {
+        let mut both = Both::new();
+        let switch = |value: &str| Action::SetSysctl {
+            stack: Stack::Host,
+            sysctl: Sysctl::DisableIpv6(link()),
+            value: value.into(),
+        };
+        let addresses = ["10.0.0.1/24", "fd00::1/64"].map(address);
+        let v4 = route("10.9.0.0/16", via("10.0.0.2"));
+        let v6 = [route("fd08::/32", direct()), route("fd09::/32", via("fd00::2"))];
+        let add = |routes: &[Route]| routes.iter().cloned().map(Action::AddRoute).collect::<Vec<_>>();
+        both.take(addresses.iter().cloned().map(Action::AddAddress).collect());
+        both.take(add(std::slice::from_ref(&v4)));
+        both.take(add(&v6));
+        both.have(&[&v4, &v6[0], &v6[1]]);
+        both.take(vec![switch("1")]);
+        both.have(&[&v4]);
+        let left: Vec<&Address> = both.model.addresses.keys().collect();
+        assert_eq!(left, [&addresses[0]], "the model");
+        // What is gone may be deleted again, and added after the switch is back.
+        both.take(vec![Action::DeleteAddress(addresses[1].clone()), switch("0")]);
+        both.take(vec![Action::AddAddress(addresses[1].clone())]);
+        both.take(add(&v6));
+        both.have(&[&v4, &v6[0], &v6[1]]);
     });
 }

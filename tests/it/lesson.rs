@@ -75,8 +75,9 @@ impl Student {
         if let Some(command) = command.strip_suffix(" &") {
             let child = self.netloom.command(command).spawn().unwrap();
             let comm = format!("/proc/{}/comm", child.id());
-            // It becomes what it is to run; nothing announces that.
-            while std::fs::read_to_string(&comm).unwrap().starts_with("netloom") {
+            let program = command.split(" -- ").last().unwrap().split(' ').next().unwrap();
+            // It becomes what it is to run; nothing announces that. At first it may still have the name of this test.
+            while std::fs::read_to_string(&comm).unwrap().trim_end() != program {
                 std::thread::sleep(std::time::Duration::from_millis(2));
             }
             self.left_running.push(child);

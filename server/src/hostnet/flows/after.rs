@@ -17,10 +17,19 @@ pub fn stale_after(remove: &[Element], add: &[Element], want: &BTreeSet<Element>
     let kept: BTreeSet<IpAddr> = add.iter().filter_map(guarded).collect();
     let gone =
         remove.iter().filter_map(guarded).filter(|address| !kept.contains(address)).map(Stale::Address);
-    let left = remove.iter().chain(add).filter_map(translated).map(Stale::Egress);
+    let left = remove.iter().chain(changed_way_out(remove, add)).filter_map(translated).map(Stale::Egress);
     let mut stale: BTreeSet<Stale> = withdrawn.chain(announced).chain(gone).chain(left).collect();
     stale.extend(narrowed(remove, add, want));
     stale
+}
+
+/// What was added to a way out that was there before. Through one that is new nothing has passed yet, and what passes from now
+/// on is right: forgetting is done beside the reply, and would end connections that were opened after it.
+fn changed_way_out<'a>(remove: &[Element], add: &'a [Element]) -> &'a [Element] {
+    let is_new = add.iter().any(|element| element.set() == SetId::Egress);
+    let was_there =
+        remove.iter().any(|element| element.set() == SetId::Routed || translated(element).is_some());
+    if is_new && !was_there { &[] } else { add }
 }
 
 /// Ports whose gate is new, or is closed to somebody. Wanted sources of the same ports still pass.

@@ -8,11 +8,11 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, socket,
 };
 
 use super::probe::{Deadline, ProbeError, system};
+use super::socket::enlarge;
 use super::thread;
 
 /// An interface somewhere.
@@ -34,7 +34,7 @@ impl Sniffer {
     /// Starts to listen.
     pub fn open(port: Port<'_>) -> Result<Self, ProbeError> {
         let socket = packet_socket(port, libc::ETH_P_ALL as u16)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &KEPT).map_err(system("SO_RCVBUFFORCE"))?;
+        enlarge(&socket, KEPT).map_err(system("SO_RCVBUF"))?;
         Ok(Self { socket })
     }
 

@@ -368,7 +368,8 @@ fn forwards(link: &LinkMessage) -> bool {
     port_data.flatten().any(|data| matches!(data, InfoBridgePort::State(BridgePortState::Forwarding)))
 }
 
-fn address_message(index: u32, address: IpNet) -> AddressMessage {
+/// An address on an interface, usable at once: nobody else is there to have it.
+pub(super) fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = match address {
         IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
             .index(index)
@@ -379,7 +380,6 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
             .address(net.addr(), net.prefix_len())
             .build(),
     };
-    // Usable at once: nobody else is there to have the address.
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     message
 }

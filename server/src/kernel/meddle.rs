@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use netlink_packet_core::NetlinkMessage;
-use netlink_packet_route::{RouteNetlinkMessage, address::AddressAttribute, link::LinkMessage};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{
+    lan::address_message,
     socket::{RouteSocket, create, request},
     thread,
 };
@@ -33,13 +34,13 @@ pub fn rename(namespace: impl AsFd, name: &str, to: &str) -> Result<(), String> 
 /// `ip addr del`
 pub fn delete_address(namespace: impl AsFd, name: &str, net: IpNet) -> Result<(), String> {
     let index = found(&namespace, name)?.header.index;
-    send(namespace, request(RouteNetlinkMessage::DelAddress(address(index, net))))
+    send(namespace, request(RouteNetlinkMessage::DelAddress(address_message(index, net))))
 }
 
 /// `ip addr add`
 pub fn add_address(namespace: impl AsFd, name: &str, net: IpNet) -> Result<(), String> {
     let index = found(&namespace, name)?.header.index;
-    send(namespace, create(RouteNetlinkMessage::NewAddress(address(index, net))))
+    send(namespace, create(RouteNetlinkMessage::NewAddress(address_message(index, net))))
 }
 
 /// A pair of `ip link add … type veth peer name …`, in one namespace.
@@ -54,22 +55,6 @@ pub fn add_cable(namespace: impl AsFd, name: &str, peer: &str) -> Result<(), Str
 
 fn link(name: &str) -> LinkMessageBuilder<LinkUnspec> {
     LinkMessageBuilder::<LinkUnspec>::new().name(name)
-}
-
-fn address(index: u32, net: IpNet) -> netlink_packet_route::address::AddressMessage {
-    let mut message = match net {
-        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-            .index(index)
-            .address(net.addr(), net.prefix_len())
-            .build(),
-        IpNet::V6(net) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-            .index(index)
-            .address(net.addr(), net.prefix_len())
-            .build(),
-    };
-    let no_dad = netlink_packet_route::address::AddressFlags::Nodad;
-    message.attributes.push(AddressAttribute::Flags(no_dad));
-    message
 }
 
 fn found(namespace: impl AsFd, name: &str) -> Result<LinkMessage, String> {

@@ -105,7 +105,7 @@ impl Monitor {
     pub fn open(groups: &[Group], hears: Hears, receive_buffer: usize) -> Result<Self, SocketError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
-        enlarge(&socket, receive_buffer)?;
+        enlarge(&socket, receive_buffer).map_err(system("SO_RCVBUF"))?;
         if hears == Hears::AllNamespaces {
             socket.set_listen_all_namespaces(true).map_err(failed("NETLINK_LISTEN_ALL_NSID"))?;
         }

@@ -156,7 +156,7 @@ impl RouteSocket {
         socket.set_ext_ack(true).map_err(failed("NETLINK_EXT_ACK"))?;
         socket.set_cap_ack(true).map_err(failed("NETLINK_CAP_ACK"))?;
         socket.set_netlink_get_strict_chk(true).map_err(failed("NETLINK_GET_STRICT_CHK"))?;
-        enlarge(&socket, RECEIVE_BUFFER)?;
+        enlarge(&socket, RECEIVE_BUFFER).map_err(system("SO_RCVBUF"))?;
         let micros = i64::try_from(timeout.as_micros().max(1)).unwrap_or(i64::MAX);
         let patience = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
         setsockopt(&socket, sockopt::ReceiveTimeout, &patience).map_err(system("SO_RCVTIMEO"))?;
@@ -441,11 +441,8 @@ impl AsFd for RouteSocket {
 }
 
 /// Makes the receive buffer this large: by force where we may, else as large as the system allows.
-pub(super) fn enlarge(socket: &Socket, size: usize) -> Result<(), SocketError> {
-    match setsockopt(socket, sockopt::RcvBufForce, &size) {
-        Ok(()) => Ok(()),
-        Err(_) => setsockopt(socket, sockopt::RcvBuf, &size).map_err(system("SO_RCVBUF")),
-    }
+pub(super) fn enlarge(socket: &impl AsFd, size: usize) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::RcvBufForce, &size).or_else(|_| setsockopt(socket, sockopt::RcvBuf, &size))
 }
 
 /// For system calls that report through `std::io`.

@@ -75,7 +75,7 @@ impl NetfilterSocket {
         let address = socket.bind_auto().map_err(failed("bind"))?;
         socket.set_ext_ack(true).map_err(failed("NETLINK_EXT_ACK"))?;
         socket.set_cap_ack(true).map_err(failed("NETLINK_CAP_ACK"))?;
-        enlarge(&socket, RECEIVE_BUFFER)?;
+        enlarge(&socket, RECEIVE_BUFFER).map_err(system("SO_RCVBUF"))?;
         if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
             setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER).map_err(system("SO_SNDBUF"))?;
         }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use netloom_api::{CheckId, DiagnoseProtocol};
+use netloom_api::{Attachment, CheckId, DiagnoseProtocol};
 
 use super::{
     Walk,
     path::{Hop, Next, ip, prefix_of},
     route::{Packet, lookup},
-    seen::{Fate, Here, Hook},
+    seen::{Fate, Here, Hook, Way},
 };
 use crate::hostnet::Stack;
 
@@ -42,7 +42,9 @@ impl<'a> Walk<'a> {
                     format!("`{} route del {way}`", ip(stack)),
                 );
             }
-            Some(way) if way.link.as_deref() != Some(input) => {
+            Some(way)
+                if way.link.as_deref() != Some(input) && !self.goes_home(stack, here, input, way, source) =>
+            {
                 self.fail(
                     CheckId::ToReturn,
                     format!("The packet comes in to {stack} by {input}, and the answer to {source} leaves by the route {way}: elsewhere, where its address is not accepted."),
@@ -50,10 +52,10 @@ impl<'a> Walk<'a> {
                 );
             }
             Some(way) => {
-                let via = way.via.unwrap_or(source);
-                match self.next(here, stack, input, via) {
+                let (via, link) = (way.via.unwrap_or(source), way.link.as_deref().unwrap_or(input));
+                match self.next(here, stack, link, via) {
                     Next::Nobody if way.via.is_some() => {
-                        self.fail(CheckId::ToReturn, format!("{stack} answers {source} by the route {way}, and nobody behind {input} has {via}."), fix);
+                        self.fail(CheckId::ToReturn, format!("{stack} answers {source} by the route {way}, and nobody behind {link} has {via}."), fix);
                     }
                     Next::Nobody | Next::NotSeen | Next::Outside | Next::Stack(..) => {
                         self.pass(CheckId::ToReturn, format!("{stack} answers {source} by the route {way}."));
@@ -62,6 +64,31 @@ impl<'a> Walk<'a> {
             }
         }
         self.reverse_filter(hop, here);
+    }
+
+    /// Whether an answer gets to the sender by another cable than the packet came in by. Where the spoof guard looks it
+    /// does not: there an address belongs to one port.
+    fn goes_home(&mut self, stack: &Stack, here: &'a Here, input: &str, way: &Way, source: IpAddr) -> bool {
+        let Some(link) = way.link.as_deref() else { return false };
+        if self.is_guarded(stack, input) || self.is_guarded(stack, link) {
+            return false;
+        }
+        match self.next(here, stack, link, way.via.unwrap_or(source)) {
+            Next::Stack(other, ..) => Some(other) == self.sender,
+            Next::Outside | Next::Nobody | Next::NotSeen => false,
+        }
+    }
+
+    /// Whether a link is an Attachment's interface, or the bridge of a Network.
+    fn is_guarded(&self, stack: &Stack, link: &str) -> bool {
+        match stack {
+            Stack::Host => self.is_bridge(link),
+            Stack::Namespace(name) => {
+                let inside = self.world.attachments_in(name);
+                let mut inside = inside.filter_map(|name| self.world.get::<Attachment>(name));
+                inside.any(|one| one.alloc.interface.as_str() == link)
+            }
+        }
     }
 
     /// A strict reverse path filter takes a packet only by the link that leads back to its source.
@@ -74,7 +101,7 @@ impl<'a> Walk<'a> {
             here.switches.get(&format!("net/ipv4/conf/{link}/rp_filter")).map_or("0", String::as_str)
         };
         let mode = mode("all").max(mode(input)).to_owned();
-        let back = lookup(here, Packet { source: None, destination: source, input: None });
+        let back = lookup(here, Packet { source: Some(hop.destination), destination: source, input: None });
         let passes = match mode.as_str() {
             "1" => back.is_some_and(|way| way.link.as_deref() == Some(input)),
             "2" => back.is_some(),

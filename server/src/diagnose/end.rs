@@ -24,13 +24,13 @@ pub(super) enum Side {
 }
 
 /// What is said of everything that netloom made and that is not as it made it.
-const REPAIR: &str = "netloom puts it back when it repairs drift: look at `netloom events --type drift_repaired`, and at \
+pub(super) const REPAIR: &str = "netloom puts it back when it repairs drift: look at `netloom events --type drift_repaired`, and at \
     `drift` in netloomd.toml.";
 
 macro_rules! sided {
     ($($name:ident $from:ident $to:ident;)*) => {
         impl Side {
-            $(fn $name(self) -> CheckId {
+            $(pub(super) fn $name(self) -> CheckId {
                 match self { Side::From => CheckId::$from, Side::To => CheckId::$to }
             })*
         }
@@ -64,12 +64,17 @@ impl<'a> Walk<'a> {
         match (&party.stack, party.attachment) {
             (Some(Stack::Namespace(name)), attachment) => {
                 let Some(here) = self.namespace(side, name) else { return false };
-                match attachment {
-                    Some(attachment) => self.cable(side, here, attachment, exact, ipv6, via_host),
-                    None => self.unattached(side, name, here),
+                match (attachment, party.wire.or_else(|| self.only_wire(name, here))) {
+                    (Some(attachment), _) => self.cable(side, here, attachment, exact, ipv6, via_host),
+                    (None, Some(wire)) => self.wire(side, here, wire, exact, ipv6),
+                    (None, None) => self.unattached(side, name, here),
                 }
             }
-            (Some(Stack::Host), _) => {}
+            (Some(Stack::Host), _) => {
+                if let (Some(wire), Some(host)) = (party.wire, self.here(&Stack::Host)) {
+                    self.wire(side, host, wire, exact, ipv6);
+                }
+            }
             // An Attachment that does not exist has no stack.
             (None, _) => self.nobody(side, party),
         }
@@ -294,10 +299,11 @@ impl<'a> Walk<'a> {
         } else {
             let has: Vec<String> = here.addresses_of(interface).map(ToString::to_string).collect();
             let has = if has.is_empty() { "no address".to_owned() } else { has.join(", ") };
+            let (note, fix) = no_ipv6(here, interface, ipv6);
             self.fail(
                 side.address(),
-                format!("{interface} in {namespace} should have {first}, and has {has}."),
-                format!("`ip -n {namespace} addr add {first} dev {interface}`"),
+                format!("{interface} in {namespace} should have {first}, and has {has}{note}."),
+                format!("{fix}`ip -n {namespace} addr add {first} dev {interface}`"),
             );
         }
     }
@@ -395,6 +401,15 @@ impl<'a> Walk<'a> {
             Skeleton::Outdated => self.fail(CheckId::Firewall, "netloom's tables are not as this netloom makes them: a chain, a rule or a set is missing, or somebody has put one in.", REPAIR),
         }
     }
+}
+
+/// Without IPv6 an interface has no addresses of it: what is said of that, and what to do first.
+pub(super) fn no_ipv6(here: &Here, interface: &str, ipv6: bool) -> (&'static str, String) {
+    if ipv6 && here.is_on(&format!("net/ipv6/conf/{interface}/disable_ipv6")) {
+        let first = format!("First, in it, `sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0`; then ");
+        return (": IPv6 is switched off for it", first);
+    }
+    ("", String::new())
 }
 
 /// What is said of what is missing in the firewall.

@@ -28,7 +28,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the link is a bridge that the firewall knows as a Network's.
-    fn is_bridge(&self, link: &str) -> bool {
+    pub(super) fn is_bridge(&self, link: &str) -> bool {
         self.has(&Element::bridges(link))
     }
 
@@ -88,7 +88,9 @@ impl<'a> Walk<'a> {
             .seen
             .here(&Stack::Host)
             .is_some_and(|host| host.holder(hop.destination).is_some() || hop.destination.is_loopback());
-        let Some(port) = self.port.filter(|_| is_local) else { return };
+        // What is sent to ::1 never leaves it.
+        let is_closed = hop.destination.is_ipv6() && hop.destination.is_loopback();
+        let Some(port) = self.port.filter(|_| is_local && !is_closed) else { return };
         if let Some((address, _)) = self.target_of(hop.destination, transport, port) {
             if !self.lets_in(hop, port) {
                 return;
@@ -258,14 +260,14 @@ impl<'a> Walk<'a> {
             return true;
         }
         match (self.is_bridge(input), self.is_bridge(output)) {
-            (true, true) => self.between_networks(hop, input, output),
+            (true, true) => self.between_networks(hop, here, input, output),
             (true, false) => self.leaves(hop, here, input, output),
             (false, true) => self.enters(hop, input, output),
             (false, false) => self.transits(input, output),
         }
     }
 
-    fn between_networks(&mut self, hop: &Hop, input: &str, output: &str) -> bool {
+    fn between_networks(&mut self, hop: &Hop, here: &'a Here, input: &str, output: &str) -> bool {
         let (from, to) = (self.network_name(input), self.network_name(output));
         if hop.published {
             self.pass(
@@ -284,7 +286,7 @@ impl<'a> Walk<'a> {
                 CheckId::IsolationNetworks,
                 format!("{from} and {to} are both open to other networks."),
             );
-            return true;
+            return hop.source.is_none_or(|source| self.answers_return(hop, here, input, source));
         }
         let mut fixes = Vec::new();
         for link in &closed {
@@ -399,6 +401,12 @@ impl<'a> Walk<'a> {
                 }
             },
         }
+        self.answers_return(hop, here, input, source)
+    }
+
+    /// Whether answers go back to the network that asked.
+    fn answers_return(&mut self, hop: &Hop, here: &'a Here, input: &str, source: IpAddr) -> bool {
+        let name = self.network_name(input);
         let back = lookup(here, Packet { source: None, destination: source, input: None });
         if back.and_then(|way| way.link.as_deref()) == Some(input) {
             return true;

@@ -14,6 +14,7 @@ mod route;
 pub mod seen;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -30,6 +31,7 @@ use crate::{
 use end::Side;
 use foreign::Passage;
 use seen::{Here, Look, Seen};
+use wire::Wire;
 
 /// More namespaces than this are not searched for the holder of an address.
 const SEARCHED_MAX: usize = 256;
@@ -138,6 +140,8 @@ struct Party<'a> {
     /// Where it is; none: outside of this host.
     stack: Option<Stack>,
     attachment: Option<&'a Stored<Attachment>>,
+    /// The end of a Link that leads straight to the other party.
+    wire: Option<Wire<'a>>,
     /// The address that was named.
     address: Option<IpAddr>,
 }
@@ -159,6 +163,8 @@ struct Walk<'a> {
     passages: Vec<Passage>,
     /// The devices on the way, one list per link layer segment, the sending one first.
     segments: Vec<Vec<(Stack, String)>>,
+    /// Where the packet was made, when that is on this host.
+    sender: Option<Stack>,
     through_host: bool,
 }
 
@@ -190,6 +196,7 @@ impl<'a> Walk<'a> {
             probe: None,
             passages: Vec::new(),
             segments: Vec::new(),
+            sender: None,
             through_host: false,
         }
     }
@@ -199,6 +206,8 @@ impl<'a> Walk<'a> {
         let from = self.party(&self.request.from, to.attachment);
         // Seen from the sender, another Attachment of the target may be nearer.
         let to = self.party(&self.request.to, from.attachment);
+        let (from, to) = self.over_a_link(from, to);
+        self.sender = from.stack.clone();
         let target = self.target(&from, &to);
         let via_host = !self.same_network(&from, &to, target);
         let ipv6 = target.is_some_and(|target| target.is_ipv6());
@@ -251,7 +260,7 @@ impl<'a> Walk<'a> {
             End::Namespace(name) => Party {
                 stack: Some(stack_of(name)),
                 attachment: self.attachment_in(name, other),
-                address: None,
+                ..Party::default()
             },
             End::Attachment(name) => self.member(name),
             End::Host(_) | End::PortForward(_) => Party { stack: Some(Stack::Host), ..Party::default() },
@@ -264,7 +273,7 @@ impl<'a> Walk<'a> {
         Party {
             stack: attachment.map(|attachment| stack_of(&attachment.spec.namespace)),
             attachment,
-            address: None,
+            ..Party::default()
         }
     }
 
@@ -273,7 +282,7 @@ impl<'a> Walk<'a> {
         let address_of = Some(address);
         if let Some(attachment) = holder_of(self.world, address) {
             let stack = Some(stack_of(&attachment.spec.namespace));
-            return Party { stack, attachment: Some(attachment), address: address_of };
+            return Party { stack, attachment: Some(attachment), address: address_of, ..Party::default() };
         }
         let holds = |stack: &&Stack| {
             self.seen.here(stack).is_some_and(|here| here.holder(address).is_some() && !address.is_loopback())
@@ -283,7 +292,7 @@ impl<'a> Walk<'a> {
             None if address.is_loopback() => Some(Stack::Host),
             None => None,
         };
-        Party { stack, attachment: None, address: address_of }
+        Party { stack, address: address_of, ..Party::default() }
     }
 
     /// The Attachment of a Namespace that is on the other's network, else the one with the best default route, else
@@ -314,7 +323,9 @@ impl<'a> Walk<'a> {
         if let Some(address) = self.forward.and_then(|forward| forward.spec.listen.address) {
             return Some(address);
         }
-        let wanted = to.attachment.map(|one| one.alloc.addresses.iter().map(|net| net.0.addr()).collect());
+        let wanted = to.wire.map(|wire| wire.addresses().collect());
+        let wanted =
+            wanted.or(to.attachment.map(|one| one.alloc.addresses.iter().map(|net| net.0.addr()).collect()));
         let choices: Vec<IpAddr> = match (wanted, &to.stack) {
             (Some(addresses), _) => addresses,
             (None, Some(Stack::Host)) => self.host_addresses(from),
@@ -323,7 +334,8 @@ impl<'a> Walk<'a> {
         };
         let fits = |address: &&IpAddr| match from.address {
             Some(own) => own.is_ipv4() == address.is_ipv4(),
-            None => from.attachment.is_none_or(|_| self.has_family(from, address.is_ipv6())),
+            None if from.attachment.is_none() && from.wire.is_none() => true,
+            None => self.has_family(from, address.is_ipv6()),
         };
         choices.iter().find(fits).or(choices.first()).copied()
     }
@@ -359,8 +371,10 @@ impl<'a> Walk<'a> {
     }
 
     fn has_family(&self, party: &Party<'_>, ipv6: bool) -> bool {
-        let addresses = party.attachment.iter().flat_map(|one| &one.alloc.addresses);
-        addresses.into_iter().any(|address| address.0.addr().is_ipv6() == ipv6)
+        let of_attachment = party.attachment.iter().flat_map(|one| &one.alloc.addresses);
+        let of_wire = party.wire.iter().flat_map(Wire::addresses);
+        let mut addresses = of_attachment.map(|address| address.0.addr()).chain(of_wire);
+        addresses.any(|address| address.is_ipv6() == ipv6)
     }
 
     fn network_of(&self, attachment: &Stored<Attachment>) -> Option<&'a Stored<Network>> {
@@ -466,6 +480,11 @@ impl<'a> Walk<'a> {
             let network = self.network_of(attachment);
             objects.extend(network.map(|one| (Kind::Network, one.meta.name.clone(), one.meta.uid)));
             objects.push((Kind::Attachment, attachment.meta.name.clone(), attachment.meta.uid));
+        }
+        for wire in parties.iter().filter_map(|party| party.wire) {
+            let namespace = self.world.get::<Namespace>(&wire.end().namespace);
+            objects.extend(namespace.map(|one| (Kind::Namespace, one.meta.name.clone(), one.meta.uid)));
+            objects.push((Kind::Link, wire.link.meta.name.clone(), wire.link.meta.uid));
         }
         let forward = self.forward;
         objects.extend(forward.map(|one| (Kind::PortForward, one.meta.name.clone(), one.meta.uid)));

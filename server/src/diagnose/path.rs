@@ -63,14 +63,20 @@ impl<'a> Walk<'a> {
             return;
         }
         let link = way.link.clone().unwrap_or_default();
-        if let Some((expected, network)) = self.expected_link(from, target)
+        if let Some((expected, holder)) = self.expected_link(from, target)
             && expected != link
         {
             return self.fail(
                 CheckId::FromOverlap,
-                format!("{target} is on Network {network}, which {stack} reaches by {expected}; but the route {way} takes the traffic elsewhere."),
+                format!("{target} is on {holder}, which {stack} reaches by {expected}; but the route {way} takes the traffic elsewhere."),
                 format!("`{} route del {way}`, or give it a prefix that does not cover {target}.", ip(&stack)),
             );
+        }
+        if stack != Stack::Host && here.links.get(&link).is_some_and(|line| !line.carrier) {
+            let evidence = format!(
+                "{link} of {stack}, by which {target} is reached, has no carrier: the other end of its cable is down."
+            );
+            return self.fail(CheckId::FromCarrier, evidence, "Set the other end up.");
         }
         if let Some(via) = way.via {
             self.gateway(here, &stack, way, via);
@@ -79,6 +85,11 @@ impl<'a> Walk<'a> {
 
     /// The link by which the sender should reach the target, when both are on one network.
     fn expected_link(&self, from: &Party<'a>, target: IpAddr) -> Option<(String, String)> {
+        if let Some(wire) = from.wire
+            && wire.end().addresses.iter().any(|address| address.0.contains(&target))
+        {
+            return Some((wire.end().interface.to_string(), format!("Link {}", wire.link.meta.name)));
+        }
         let attachments: Vec<&Stored<Attachment>> = match (&self.request.from, from.attachment) {
             (End::Namespace(name), _) => {
                 let names = self.world.attachments_in(name);
@@ -89,7 +100,7 @@ impl<'a> Walk<'a> {
         attachments.into_iter().find_map(|one| {
             let network = self.world.get::<Network>(&one.spec.network)?;
             let inside = network.alloc.subnets.iter().any(|subnet| subnet.cidr.net().contains(&target));
-            inside.then(|| (one.alloc.interface.to_string(), network.meta.name.to_string()))
+            inside.then(|| (one.alloc.interface.to_string(), format!("Network {}", network.meta.name)))
         })
     }
 
@@ -205,7 +216,8 @@ impl<'a> Walk<'a> {
             };
             let Some(way) = way else { return };
             if hop.source.is_none() {
-                hop.source = own_address(from, hop.destination).or_else(|| source_of(here, way));
+                hop.source =
+                    own_address(from, hop.destination).or_else(|| source_of(here, way, hop.destination));
             }
             if way.fate == Fate::Local {
                 return self.arrive(&hop, here);
@@ -473,12 +485,16 @@ fn own_address(from: &Party<'_>, target: IpAddr) -> Option<IpAddr> {
 }
 
 /// The address that a stack chooses for a way out.
-fn source_of(here: &Here, way: &Way) -> Option<IpAddr> {
+fn source_of(here: &Here, way: &Way, destination: IpAddr) -> Option<IpAddr> {
     let link = way.link.as_deref()?;
-    let family = way.destination.addr().is_ipv4();
-    let all = here.addresses_of(link).map(ipnet::IpNet::addr).filter(|address| address.is_ipv4() == family);
-    // Link-local ones only when there is no other.
-    all.min_by_key(|address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()))
+    let next = way.via.unwrap_or(destination);
+    let all = here.addresses_of(link).filter(|net| net.addr().is_ipv4() == destination.is_ipv4());
+    // One of the neighbour's subnet first; link-local ones only when there is no other.
+    let rank = |net: &&ipnet::IpNet| {
+        let link_local = matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+        (link_local, !net.contains(&next))
+    };
+    all.min_by_key(rank).map(ipnet::IpNet::addr)
 }
 
 /// The routes that a person would look at.

@@ -2,7 +2,7 @@
 
 use netloom_api::{Link, LinkEnd, Namespace};
 
-use super::{Surroundings, living};
+use super::{Surroundings, living, namespace};
 use crate::{
     hostnet::{self, Address, HostNet, LinkKind, Mark, Stack, Sysctl},
     world::{Stored, World},
@@ -33,6 +33,9 @@ pub(super) fn want(world: &World, link: &Stored<Link>, around: &Surroundings, ne
             net.addresses.insert(address, mark);
         }
         sysctls(end, around, net);
+        if let Some(namespace) = living(world, &end.namespace) {
+            namespace::settings_of_interface(namespace, &end.interface, net);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netloom_api::{Attachment, IfName, Namespace, SysctlKey};
+use netloom_api::{Attachment, IfName, Link, Namespace, SysctlKey};
 
 use crate::{
     hostnet::{Adopted, HostNet, Mark, Stack, Sysctl},
@@ -50,8 +50,11 @@ fn settings(namespace: &Stored<Namespace>) -> BTreeMap<SysctlKey, String> {
 fn settings_of_namespace(world: &World, namespace: &Stored<Namespace>, net: &mut HostNet) {
     let name = &namespace.meta.name;
     let is_ours = |interface: &str| {
-        let inside = world.attachments_in(name).filter_map(|name| world.get::<Attachment>(name));
-        inside.into_iter().any(|one| one.alloc.interface.as_str() == interface)
+        let mut inside = world.attachments_in(name).filter_map(|name| world.get::<Attachment>(name));
+        let links = world.links_in(name).filter_map(|name| world.get::<Link>(name));
+        let mut ends = links.flat_map(|link| &link.spec.ends).filter(|end| end.namespace == *name);
+        inside.any(|one| one.alloc.interface.as_str() == interface)
+            || ends.any(|end| end.interface.as_str() == interface)
     };
     for (key, value) in settings(namespace) {
         let stays = match key.interface() {

@@ -49,7 +49,7 @@ impl LinkSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkEnd {
-    /// A managed Namespace, or `host`. Immutable.
+    /// A Namespace, or `host`. Immutable.
     pub namespace: Name,
     /// The interface's name there. Immutable.
     pub interface: IfName,

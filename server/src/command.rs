@@ -76,8 +76,7 @@ fn purge(config: &Config, dry_run: bool) -> anyhow::Result<()> {
         "netloomd is running on {}; stop it first",
         config.socket.path.display()
     );
-    let kernel = crate::kernel::Kernel::open().context("the kernel cannot be used")?;
-    let lines = kernel.purge(dry_run).map_err(anyhow::Error::msg)?;
+    let lines = runtime()?.block_on(daemon::purge(config, dry_run))?;
     for line in &lines {
         println!("{line}");
     }

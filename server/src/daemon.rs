@@ -22,7 +22,7 @@ use crate::{
     controller::{Controller, Intent},
     kernel::Kernel,
     reconcile::{self, Reconciler, board::Board},
-    store::{Store, StoreOptions},
+    store::{self, OpenError, Store, StoreOptions},
     want::{HostFacts, Surroundings},
 };
 
@@ -164,6 +164,33 @@ pub fn raise_file_limit() {
 /// Writes a consistent copy of the database.
 pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
     crate::store::backup(&config.state_dir, to).await.context("no backup was made")
+}
+
+/// Removes what bears our marks from the kernel, and tells each thing. Which namespaces were adopted only the database
+/// knows; without it what is in them alone stays.
+pub async fn purge(config: &Config, dry_run: bool) -> anyhow::Result<Vec<String>> {
+    let kernel = Kernel::open().context("the kernel cannot be used")?;
+    let options = StoreOptions { state_dir: config.state_dir.clone(), events: config.events };
+    let store = match store::is_there(&config.state_dir) {
+        false => None,
+        true => match Store::open(options).await {
+            Ok(store) => Some(store),
+            Err(error @ OpenError::Locked { .. }) => return Err(error.into()),
+            Err(error) => {
+                eprintln!("netloomd: adopted namespaces are left out: {error}");
+                None
+            }
+        },
+    };
+    if let Some(store) = &store {
+        let world = store.snapshot().world;
+        kernel.follow(config.adopt_roots.clone(), move || world.clone());
+    }
+    let purged = tokio::task::spawn_blocking(move || kernel.purge(dry_run)).await?;
+    if let Some(store) = store {
+        store.close().await;
+    }
+    purged.map_err(anyhow::Error::msg)
 }
 
 async fn begun(mut stopped: watch::Receiver<bool>) {

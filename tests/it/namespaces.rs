@@ -387,6 +387,41 @@ fn settings_are_made_changed_and_taken_back() {
 }
 
 #[test]
+fn settings_of_an_interface_hold_on_the_end_of_a_link_as_on_an_attachment() {
+    on_host(async || {
+        let _lan = lan_with_container();
+        let mut daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        let settings = |filter: &str| json!({"net.ipv4.conf.cable.rp_filter": filter, "net.ipv4.conf.cable.log_martians": "1"});
+        let mut mine = adopt("mine", json!({"path": "/run/netns/foreign"}));
+        mine["spec"]["sysctls"] = settings("1");
+        rest.post("/v1/namespaces", &mine).await.ok();
+        rest.post("/v1/namespaces", &json!({"name": "red", "spec": {"sysctls": settings("2")}})).await.ok();
+        let (red, foreign) =
+            (Namespaces::default().open("red").unwrap(), Namespaces::default().open("foreign").unwrap());
+        let ends = ["red", "mine"].map(|name| json!({"namespace": name, "interface": "cable"}));
+        let made = rest.post("/v1/links", &json!({"name": "cable", "spec": {"ends": ends}})).await.ok();
+        assert_eq!(ready(&made), ("True", "Programmed"), "{made:#}");
+        let filters = || [&red, &foreign].map(|fd| setting(fd, "net/ipv4/conf/cable/rp_filter"));
+        assert_eq!(filters(), ["2", "1"]);
+        assert_eq!(setting(&foreign, "net/ipv4/conf/cable/log_martians"), "1");
+        // Changed and taken back while the cable is there.
+        for name in ["red", "mine"] {
+            let patch = json!({"spec": {"sysctls": {"net.ipv4.conf.cable.rp_filter": "0", "net.ipv4.conf.cable.log_martians": null}}});
+            let patched = rest.patch(&format!("/v1/namespaces/{name}"), &patch).await.ok();
+            assert_eq!(ready(&patched), ("True", "Programmed"), "{patched:#}");
+        }
+        assert_eq!(filters(), ["0", "0"]);
+        assert_eq!(setting(&foreign, "net/ipv4/conf/cable/log_martians"), "0");
+        // What others change is put right by a full pass.
+        let write = || fs::write("/proc/sys/net/ipv4/conf/cable/rp_filter", "1").unwrap();
+        thread::run(&red, "write", write).unwrap();
+        daemon.crash_and_restart().await;
+        assert_eq!(filters(), ["0", "0"]);
+    });
+}
+
+#[test]
 fn settings_that_cannot_be_are_refused_before_anything_is_made() {
     on_host(async || {
         let daemon = Daemon::start().await;

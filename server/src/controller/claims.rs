@@ -10,7 +10,7 @@ use netloom_api::{
 use super::{
     edit::{Context, Edit, device_of},
     inside::{field_of, taken},
-    interfaces::{check_interface, first_free_interface, is_strangers},
+    interfaces::{check_interface, check_strangers, first_free_interface},
     routes,
 };
 use crate::{
@@ -148,13 +148,7 @@ impl Claims for Attachment {
         let interface = match &spec.interface {
             Some(interface) => {
                 check_interface(&edit.world, &spec.namespace, interface, "spec.interface")?;
-                if is_strangers(context, &spec.namespace, interface) {
-                    let detail = format!(
-                        "{} has an interface {interface} already, which netloom did not make",
-                        spec.namespace
-                    );
-                    return Err(Error::new(ErrorReason::DeviceTaken, detail).at("spec.interface"));
-                }
+                check_strangers(context, &spec.namespace, interface, "spec.interface")?;
                 interface.clone()
             }
             None => first_free_interface(&edit.world, &spec.namespace, context)?,

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netloom_api::{
-    AdoptedSource, AnyDraft, ErrorReason, Kind, Name, Namespace, NamespaceSpec, Noun as _, ProcessState,
-    SysctlKey, Sysctls,
+    AdoptedSource, AnyDraft, Attachment, ErrorReason, Kind, Link, Name, Namespace, NamespaceSpec, Noun as _,
+    ProcessState, SysctlKey, Sysctls,
 };
 
 use super::{
@@ -63,7 +63,7 @@ impl Questions {
                 all.processes.insert(namespace.meta.name.clone());
             }
         }
-        let (mut attached, mut routed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut attached, mut linked, mut routed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for change in changes {
             match change {
                 Change::Delete(delete) if delete.kind == Namespace::KIND && !delete.force => {
@@ -82,13 +82,10 @@ impl Questions {
                         Some(AnyDraft::Route(draft)) => {
                             routed.insert(draft.spec.namespace.clone());
                         }
-                        // The ends of a Link are in managed namespaces.
-                        Some(
-                            AnyDraft::Network(_)
-                            | AnyDraft::PortForward(_)
-                            | AnyDraft::Reservation(_)
-                            | AnyDraft::Link(_),
-                        )
+                        Some(AnyDraft::Link(draft)) => {
+                            linked.extend(draft.spec.ends.iter().map(|end| end.namespace.clone()));
+                        }
+                        Some(AnyDraft::Network(_) | AnyDraft::PortForward(_) | AnyDraft::Reservation(_))
                         | None => {}
                     }
                 }
@@ -96,7 +93,9 @@ impl Questions {
         }
         let is_adopted =
             |name: &Name| world.get::<Namespace>(name).is_some_and(|known| known.alloc.adopted.is_some());
-        all.interfaces.extend(attached.into_iter().filter(is_adopted));
+        linked.retain(is_adopted);
+        all.views.extend(linked.iter().cloned());
+        all.interfaces.extend(attached.into_iter().filter(is_adopted).chain(linked));
         let is_host = |name: &Name| name.as_str() == "host";
         all.views.extend(routed.into_iter().filter(|name| is_host(name) || is_adopted(name)));
         all
@@ -238,7 +237,9 @@ fn managed_with(world: &World, board: &Board, cookie: u64) -> Option<String> {
 
 /// The interfaces that netloom has made in a Namespace, or is about to.
 fn ours_in(world: &World, namespace: &Name) -> BTreeSet<String> {
-    let inside =
-        world.attachments_in(namespace).filter_map(|name| world.get::<netloom_api::Attachment>(name));
-    inside.map(|one| one.alloc.interface.to_string()).collect()
+    let inside = world.attachments_in(namespace).filter_map(|name| world.get::<Attachment>(name));
+    let links = world.links_in(namespace).filter_map(|name| world.get::<Link>(name));
+    let ends = links.flat_map(|link| &link.spec.ends).filter(|end| end.namespace == *namespace);
+    let attached = inside.map(|one| one.alloc.interface.to_string());
+    attached.chain(ends.map(|end| end.interface.to_string())).collect()
 }

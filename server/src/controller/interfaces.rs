@@ -19,8 +19,22 @@ fn interface_holder<'w>(world: &'w World, namespace: &Name, interface: &IfName) 
 }
 
 /// Whether somebody else has an interface of this name in an adopted namespace.
-pub(super) fn is_strangers(context: &Context, namespace: &Name, interface: &IfName) -> bool {
+fn is_strangers(context: &Context, namespace: &Name, interface: &IfName) -> bool {
     context.inside.interfaces.get(namespace).is_some_and(|names| names.contains(interface.as_str()))
+}
+
+/// Refuses the name of an interface that somebody else has in an adopted namespace.
+pub(super) fn check_strangers(
+    context: &Context,
+    namespace: &Name,
+    interface: &IfName,
+    field: &str,
+) -> Result<()> {
+    if is_strangers(context, namespace, interface) {
+        let detail = format!("{namespace} has an interface {interface} already, which netloom did not make");
+        return Err(Error::new(ErrorReason::DeviceTaken, detail).at(field));
+    }
+    Ok(())
 }
 
 /// Refuses an interface name that another object has in the namespace, or on the host.

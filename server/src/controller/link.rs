@@ -6,7 +6,7 @@ use netloom_api::{Attachment, ErrorReason, Kind, Link, LinkEnd, LinkSpec, Name, 
 use super::{
     claims::{Claims, reference},
     edit::{Context, Edit},
-    interfaces::check_interface,
+    interfaces::{check_interface, check_strangers},
     networks::check_form,
 };
 use crate::{
@@ -44,15 +44,11 @@ impl Claims for Link {
             if end.is_on_host() {
                 check_form(&end.interface, &format!("{at}.interface"))?;
             } else {
-                let field = format!("{at}.namespace");
-                let namespace = reference::<Namespace>(world, &field, &end.namespace)?;
-                if namespace.alloc.adopted.is_some() {
-                    let detail =
-                        format!("{} is adopted; a Link ends in a Namespace that netloom made", end.namespace);
-                    return Err(Error::new(ErrorReason::InvalidArgument, detail).at(field));
-                }
+                reference::<Namespace>(world, &format!("{at}.namespace"), &end.namespace)?;
             }
-            check_interface(world, &end.namespace, &end.interface, &format!("{at}.interface"))?;
+            let field = format!("{at}.interface");
+            check_interface(world, &end.namespace, &end.interface, &field)?;
+            check_strangers(context, &end.namespace, &end.interface, &field)?;
             for (number, address) in end.addresses.iter().enumerate() {
                 check_address(world, end, &address.0, context, &format!("{at}.addresses[{number}]"))?;
             }
@@ -81,6 +77,15 @@ fn check_address(world: &World, end: &LinkEnd, net: &IpNet, context: &Context, f
             return Err(Error::new(ErrorReason::Overlap, detail).with("conflict", link).at(field));
         }
         return Ok(());
+    }
+    // In an adopted namespace others have addresses, too.
+    if let Some(Ok(view)) = context.inside.views.get(&end.namespace) {
+        let mut strangers = view.addresses.iter().filter(|(_, link)| *link != end.interface);
+        if let Some((other, link)) = strangers.find(|(other, _)| overlaps(net, other)) {
+            let namespace = &end.namespace;
+            let detail = format!("{net} overlaps {other}, which {namespace} has on its own interface {link}");
+            return Err(Error::new(ErrorReason::Overlap, detail).with("conflict", link.as_str()).at(field));
+        }
     }
     let inside = world.attachments_in(&end.namespace).filter_map(|name| world.get::<Attachment>(name));
     for attachment in inside {

@@ -32,6 +32,11 @@ pub enum BackupError {
     },
 }
 
+/// Whether a state directory has a database.
+pub fn is_there(state_dir: &Path) -> bool {
+    state_dir.join(DATABASE).exists()
+}
+
 /// Copies the database of a state directory, whether a daemon runs on it or not, to a file that does not exist yet.
 pub async fn backup(state_dir: &Path, to: &Path) -> Result<(), BackupError> {
     copy(&state_dir.join(DATABASE), to).await

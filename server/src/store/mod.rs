@@ -38,7 +38,7 @@ use crate::{
     world::{AnyStored, World},
 };
 
-pub use backup::{BackupError, backup};
+pub use backup::{BackupError, backup, is_there};
 pub use error::{OpenError, StoreError};
 
 /// How many events a follower may lag behind before it has to read the log again.

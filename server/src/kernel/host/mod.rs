@@ -256,6 +256,8 @@ impl Kernel {
         let nothing = HostNet::default();
         let mut bare = have.clone();
         bare.rules.elements.clear();
+        // There is nothing to remove about a namespace of others' itself.
+        bare.adopted.clear();
         let steps = crate::plan::plan(&bare, &nothing).steps;
         let mut lines: Vec<String> = steps.iter().map(ToString::to_string).collect();
         let has_tables = have.rules.skeleton != crate::hostnet::rules::Skeleton::Absent;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
@@ -11,11 +12,11 @@ use std::{
 };
 
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
-use netloom_api::{IfName, Uid};
+use netloom_api::{IfName, Name, Uid};
 use nix::errno::Errno;
 
 use super::{
-    Inner,
+    Inner, OpenError,
     dump::mark,
     outcome::{done, lost, of_netns, of_request, passing, refused},
 };
@@ -125,16 +126,7 @@ impl Eye {
     /// An eye, and a hand where the host's own does not reach. `None`: the namespace is gone, and its links with it.
     fn open(inner: &Inner, stack: &Stack) -> Result<Option<(Self, Option<RouteSocket>)>, Outcome> {
         let Stack::Namespace(name) = stack else { return Ok(Some((Eye::Host, None))) };
-        let namespace = match inner.namespaces.open(name.as_str()) {
-            Ok(namespace) => namespace,
-            Err(
-                NetnsError::Missing(_)
-                | NetnsError::Unpinned(_)
-                | NetnsError::NotANamespace(_)
-                | NetnsError::Symlink(_),
-            ) => return Ok(None),
-            Err(error) => return Err(of_netns(&error)),
-        };
+        let Some(namespace) = enter(inner, name)? else { return Ok(None) };
         let open = || Ok((RouteSocket::open()?, RouteSocket::open_with_timeout(GIVE_UP_AFTER)?));
         let opened =
             thread::run(&namespace, "reap-inside", open).map_err(|error| passing(error.to_string()))?;
@@ -151,6 +143,27 @@ impl Eye {
             Eye::Host => inner.with_socket(at),
             Eye::Inside(socket) => at(socket),
         }
+    }
+}
+
+/// The namespace; `None` when it is gone, or another thing has its name.
+fn enter(inner: &Inner, name: &Name) -> Result<Option<OwnedFd>, Outcome> {
+    if inner.known(name).is_some_and(|known| known.alloc.adopted.is_some()) {
+        return match inner.open(name) {
+            Ok(namespace) => Ok(Some(namespace)),
+            Err(OpenError::Gone(_)) => Ok(None),
+            Err(OpenError::Failed(why)) => Err(passing(why)),
+        };
+    }
+    match inner.namespaces.open(name.as_str()) {
+        Ok(namespace) => Ok(Some(namespace)),
+        Err(
+            NetnsError::Missing(_)
+            | NetnsError::Unpinned(_)
+            | NetnsError::NotANamespace(_)
+            | NetnsError::Symlink(_),
+        ) => Ok(None),
+        Err(error) => Err(of_netns(&error)),
     }
 }
 

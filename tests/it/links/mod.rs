@@ -1,5 +1,7 @@
 //! Links: direct cables, beside Attachments, across restarts, and what is left of them afterwards.
 
+mod adopted;
+
 use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,

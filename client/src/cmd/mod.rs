@@ -305,6 +305,23 @@ mod tests {
     }
 
     #[test]
+    fn whatever_stands_on_the_command_line_is_read_or_refused() {
+        let examples = [
+            "ns add red --label a=b --owner lesson",
+            "net add v-net-0 192.168.15.0/24 --gateway 192.168.15.5 --egress nat",
+            "attach red v-net-0 --address 192.168.15.1 --ingress 10mbit:64kib",
+            "publish 192.168.1.2:8080-8090:blue0:80/udp --source 10.0.0.0/8",
+            "link add cable red:veth-red:10.1.1.1/24,fd00::1/64 blue:veth-blue:10.1.1.2/24 --mtu 9000",
+            "route add lan blue default via 192.168.15.5 metric 50 table 7 type unicast",
+            "set attachment red0 mtu=1400 bandwidth.ingress.rate=1000000",
+            "diagnose red 192.168.1.3 --protocol tcp --port 80 --probe",
+        ];
+        netloom_fuzz::withstands_text(&examples, |text| {
+            drop(Cli::try_parse_from(["netloom"].into_iter().chain(text.split(' '))));
+        });
+    }
+
+    #[test]
     fn a_dry_run_of_what_only_reads_is_refused() {
         let session = |line: &str| {
             let Cli { global, command } = Cli::parse_from(line.split(' '));

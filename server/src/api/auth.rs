@@ -308,6 +308,12 @@ mod tests {
     }
 
     #[test]
+    fn whatever_stands_in_a_token_file_is_read_or_refused() {
+        let lines = format!("{}\n# who\n", token_line("ci", TOKEN, Access::Full).unwrap());
+        netloom_fuzz::withstands_text(&[&lines], |text| drop(parse(text)));
+    }
+
+    #[test]
     fn tokens_that_could_be_guessed_or_not_be_sent_are_not_made() {
         assert!(token_line("ci", "secret", Access::Full).is_err());
         assert!(token_line("ci", "0123456789 0123456789 0123456789", Access::Full).is_err());

@@ -145,3 +145,21 @@ fn the_example_file_shows_every_key() {
         assert!(shown.contains(&key), "{key} is not in deploy/netloomd.toml");
     }
 }
+
+#[test]
+fn whatever_stands_in_the_file_is_read_or_refused() {
+    let whole = include_str!("testdata/whole.toml");
+    netloom_fuzz::withstands_text(&[whole, &example()], |text| drop(resolve(&[], text)));
+}
+
+#[test]
+fn whatever_stands_on_the_command_line_is_read_or_refused() {
+    let examples =
+        ["--listen 127.0.0.1:1,[::1]:1 --token-file /t", "lab a.yaml --exec true", "purge --dry-run"];
+    netloom_fuzz::withstands_text(&examples, |text| {
+        let words = std::iter::once("netloomd").chain(text.split(' '));
+        if let Ok(cli) = Cli::try_parse_from(words) {
+            drop(Config::resolve(&cli.settings, ""));
+        }
+    });
+}

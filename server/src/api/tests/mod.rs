@@ -1,6 +1,7 @@
 //! Both doors over one controller with a real database; nobody reconciles, so nothing waits.
 
 mod equal;
+mod fuzz;
 mod rest;
 
 use std::sync::atomic::{AtomicBool, Ordering};

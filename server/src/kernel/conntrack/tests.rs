@@ -172,3 +172,16 @@ fn a_deletion_without_an_address_is_never_sent() {
         assert!(conntrack.delete_by_filter(&filter).is_err());
     });
 }
+
+#[test]
+fn what_conntrack_says_is_read_or_refused() {
+    on_private_host(|| {
+        let mut conntrack = Conntrack::open_without_filters().unwrap();
+        for flow in some_of_each(6).iter().chain(&some_of_each(17)) {
+            conntrack.add(flow).unwrap();
+        }
+        let families = [NFPROTO_IPV4, NFPROTO_IPV6];
+        let examples = families.map(|family| conntrack.dump(family, &[]).unwrap()).concat();
+        netloom_fuzz::withstands(&examples, |bytes| drop(found(bytes)));
+    });
+}

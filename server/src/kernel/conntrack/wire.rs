@@ -180,21 +180,3 @@ fn port(bytes: Option<&[u8]>) -> Result<u16, Damaged> {
         Some(Err(_)) => Err(Damaged("a port of the wrong size".into())),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = found(&bytes);
-            let mut body = Writer::default();
-            body.nest(CTA_TUPLE_ORIG, |tuple| tuple.nest(CTA_TUPLE_IP, |ip| ip.raw(&bytes)));
-            body.nest(CTA_TUPLE_REPLY, |tuple| tuple.nest(CTA_TUPLE_PROTO, |proto| proto.raw(&bytes)));
-            let _ = found(body.bytes());
-        }
-    }
-}

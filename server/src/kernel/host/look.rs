@@ -163,7 +163,7 @@ fn name_of(link: &LinkMessage) -> String {
     name.unwrap_or_default()
 }
 
-fn line(link: &LinkMessage, indices: &BTreeMap<u32, String>) -> Line {
+pub(super) fn line(link: &LinkMessage, indices: &BTreeMap<u32, String>) -> Line {
     let flags = link.header.flags;
     let mut line = Line {
         mark: mark(link),
@@ -190,7 +190,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
     bytes.try_into().ok().map(Mac::from_bytes)
 }
 
-fn way(message: &RouteMessage, indices: &BTreeMap<u32, String>) -> Option<Way> {
+pub(super) fn way(message: &RouteMessage, indices: &BTreeMap<u32, String>) -> Option<Way> {
     let mut way = Way {
         table: u32::from(message.header.table),
         destination: destination(message)?,
@@ -246,7 +246,7 @@ fn policies(socket: &mut RouteSocket) -> Result<Vec<Policy>, String> {
     Ok(all)
 }
 
-fn policy(rule: &RuleMessage) -> Policy {
+pub(super) fn policy(rule: &RuleMessage) -> Policy {
     let header = &rule.header;
     let mut policy = Policy {
         priority: 0,
@@ -290,7 +290,7 @@ fn policy(rule: &RuleMessage) -> Policy {
     policy
 }
 
-fn neighbour(message: &NeighbourMessage, indices: &BTreeMap<u32, String>) -> Option<Neighbour> {
+pub(super) fn neighbour(message: &NeighbourMessage, indices: &BTreeMap<u32, String>) -> Option<Neighbour> {
     let state = format!("{:?}", message.header.state).to_lowercase();
     let (mut address, mut hardware) = (None, None);
     for attribute in &message.attributes {
@@ -320,7 +320,7 @@ fn listeners() -> Vec<Listener> {
 }
 
 /// A line of `/proc/net/tcp`: number, local address, remote address, state.
-fn listener(line: &str, udp: bool) -> Option<Listener> {
+pub(super) fn listener(line: &str, udp: bool) -> Option<Listener> {
     let mut words = line.split_whitespace().skip(1);
     let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
     // LISTEN; a socket of UDP that is connected waits for one alone.

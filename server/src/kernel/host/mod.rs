@@ -5,6 +5,8 @@ mod cables;
 mod dump;
 mod facts;
 mod flows;
+#[cfg(test)]
+mod fuzz;
 mod inside;
 mod link;
 mod look;

@@ -300,7 +300,11 @@ fn comes_by_itself(address: IpAddr) -> bool {
     }
 }
 
-fn link(message: &LinkMessage, names: &BTreeMap<u32, IfName>, peer: Option<(Stack, IfName)>) -> Link {
+pub(super) fn link(
+    message: &LinkMessage,
+    names: &BTreeMap<u32, IfName>,
+    peer: Option<(Stack, IfName)>,
+) -> Link {
     let mut link = Link {
         mark: mark(message),
         kind: match kind(message).as_str() {

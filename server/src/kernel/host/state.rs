@@ -117,7 +117,7 @@ pub(super) fn name_of(link: &LinkMessage) -> String {
     name.unwrap_or_default()
 }
 
-fn interface(
+pub(super) fn interface(
     link: &LinkMessage,
     addresses: &[AddressMessage],
     names: &BTreeMap<u32, String>,
@@ -151,7 +151,7 @@ fn interface(
     state
 }
 
-fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<RouteState> {
+pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<RouteState> {
     const LOCAL_TABLE: u32 = 255;
     let mut state = RouteState { table: u32::from(message.header.table), ..RouteState::default() };
     let net = destination(message)?;
@@ -178,7 +178,7 @@ fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<RouteS
     (state.table != LOCAL_TABLE).then_some(state)
 }
 
-fn neighbour(message: &NeighbourMessage, names: &BTreeMap<u32, String>) -> Option<NeighbourState> {
+pub(super) fn neighbour(message: &NeighbourMessage, names: &BTreeMap<u32, String>) -> Option<NeighbourState> {
     let mut state = NeighbourState {
         interface: names.get(&message.header.ifindex)?.clone(),
         state: format!("{:?}", message.header.state).to_lowercase(),

@@ -114,7 +114,7 @@ fn detour(socket: &mut RouteSocket, index: i32) -> Result<Option<u32>, DumpError
     Ok(filters.iter().find_map(to))
 }
 
-fn mirred(filter: &TcMessage) -> Option<u32> {
+pub(super) fn mirred(filter: &TcMessage) -> Option<u32> {
     let options = filter.attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => Some(options),
         _ => None,
@@ -164,7 +164,7 @@ fn rate_spec(rate: u32) -> [u8; 12] {
 }
 
 /// The limit that a tbf tells; `None` when it is not one that we could have made.
-fn told(message: &TcMessage) -> Option<Tbf> {
+pub(super) fn told(message: &TcMessage) -> Option<Tbf> {
     let options = message.attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => options.first(),
         _ => None,

@@ -41,7 +41,7 @@ fn draft<N: netloom_api::Noun>(name: &str, spec: N::Spec) -> Draft<N> {
     Draft { name: name.parse().unwrap(), labels, annotations: Default::default(), owner: None, spec }
 }
 
-fn red_and_v_net() -> World {
+pub(super) fn red_and_v_net() -> World {
     world_of(vec![("192.168.15.0/24", Some("192.168.15.5")), ("fd00:15::/64", None)], None)
 }
 
@@ -90,7 +90,7 @@ fn all_of(world: &World, kernel: &Kernel) -> HostNet {
 }
 
 /// Makes the host as the world wants it.
-fn build(kernel: &Kernel, world: &World) -> HostNet {
+pub(super) fn build(kernel: &Kernel, world: &World) -> HostNet {
     let wanted = all_of(world, kernel);
     all_done(&kernel.apply(&plan(&kernel.observe().unwrap(), &wanted).steps));
     wanted

@@ -54,7 +54,7 @@ fn take(socket: &mut RouteSocket) -> Result<HostView, DumpError> {
 }
 
 /// The metric of somebody else's default route; true for IPv4.
-fn default_route(message: &RouteMessage) -> Option<(bool, u32)> {
+pub(super) fn default_route(message: &RouteMessage) -> Option<(bool, u32)> {
     let net = destination(message).filter(|net| net.prefix_len() == 0)?;
     let is_main = u32::from(message.header.table) == TABLE_MAIN;
     let is_ours = message.header.protocol == RouteProtocol::Other(PROTOCOL);

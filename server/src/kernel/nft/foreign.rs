@@ -126,7 +126,7 @@ fn hook_of(point: u32) -> Option<Hook> {
 }
 
 /// Table, chain, and the rule.
-fn rule_of(body: &[u8]) -> Result<(String, String, ForeignRule), Damaged> {
+pub(super) fn rule_of(body: &[u8]) -> Result<(String, String, ForeignRule), Damaged> {
     let [table, chain, expressions] = pick(body, [NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS])?;
     let mut reading = Reading::default();
     for expression in attributes(expressions.unwrap_or_default()) {

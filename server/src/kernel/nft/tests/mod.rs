@@ -1,6 +1,7 @@
 //! The firewall against the real kernel, every test on a private host of its own.
 
 mod elements;
+mod fuzz;
 mod reference;
 mod tables;
 

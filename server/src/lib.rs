@@ -17,5 +17,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod want;
 pub mod world;

@@ -460,3 +460,47 @@ impl Claims for Reservation {
         Ok(ReservationAlloc { address })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netloom_api::{AnyDraft, Path, Timestamp};
+    use serde_json::{Value, json};
+
+    use super::super::{Change, Delete, edit_for_tests, without};
+    use super::*;
+
+    fn after(world: &World, changes: Vec<Change>) -> World {
+        edit_for_tests(world, changes, Timestamp::from_micros(0))
+    }
+
+    fn put(json: Value) -> Change {
+        Change::Put(AnyDraft::from_json(json, &Path::root()).unwrap())
+    }
+
+    fn attached() -> Change {
+        put(json!({"kind": "Attachment", "name": "red0", "spec": {"namespace": "red", "network": "net"}}))
+    }
+
+    fn address(world: &World) -> String {
+        world.get::<Attachment>(&"red0".parse().unwrap()).unwrap().alloc.addresses[0].to_string()
+    }
+
+    #[test]
+    fn a_network_that_changes_goes_on_giving_addresses_where_it_was() {
+        let network = |mtu: u16| {
+            let spec = json!({"subnets": [{"cidr": "10.0.0.0/29"}], "mtu": mtu});
+            put(json!({"kind": "Network", "name": "net", "spec": spec}))
+        };
+        let red = put(json!({"kind": "Namespace", "name": "red"}));
+        let world = after(&World::default(), vec![red, network(1500), attached()]);
+        assert_eq!(address(&world), "10.0.0.2/29");
+        let name: Name = "red0".parse().unwrap();
+        let uid = world.get::<Attachment>(&name).unwrap().meta.uid;
+        let (kind, etag) = (Kind::Attachment, None);
+        let delete = Delete { kind, name: name.clone(), etag, force: false, allow_missing: false };
+        let world = after(&world, vec![Change::Delete(delete)]);
+        let (world, _) = without(&world, &[(kind, name, uid)]);
+        let world = after(&world, vec![network(1400)]);
+        assert_eq!(address(&after(&world, vec![attached()])), "10.0.0.3/29");
+    }
+}

@@ -316,7 +316,7 @@ impl Edit {
     ) -> Result<()> {
         // Releases first.
         for (_, draft) in &drafts {
-            self.world.remove(draft.kind(), draft.name());
+            self.world.lift(draft.kind(), draft.name());
             if let AnyDraft::Attachment(Draft { spec, .. }) = draft {
                 self.wished_metrics.extend(spec.metric.map(|metric| (spec.namespace.clone(), metric)));
             }

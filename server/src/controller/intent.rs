@@ -119,25 +119,7 @@ impl Intent {
     pub async fn retire(&self, board: &Board, gone: Vec<(Kind, Name, Uid)>) -> Result<()> {
         let mut dropped = Vec::new();
         let built = self.write(|before| {
-            let mut world = before.clone();
-            let mut removes = Vec::new();
-            let mut left: Vec<_> = gone.iter().collect();
-            // A parent's row may not go before its children's.
-            while !left.is_empty() {
-                let (now, later): (Vec<_>, Vec<_>) =
-                    left.into_iter().partition(|(kind, name, _)| dependents(&world, *kind, name).is_empty());
-                if now.is_empty() {
-                    break;
-                }
-                for (kind, name, uid) in now {
-                    let same = world.get_any(*kind, name).filter(|object| object.meta().uid == *uid);
-                    if let Some(object) = same.filter(|object| object.meta().delete_time.is_some()) {
-                        world.remove(*kind, name);
-                        removes.push(object);
-                    }
-                }
-                left = later;
-            }
+            let (mut world, removes) = without(before, &gone);
             dropped.clone_from(&removes);
             if removes.is_empty() {
                 return Ok(((), None));
@@ -198,6 +180,30 @@ impl Intent {
             tracing::warn!(%error, "status events were not logged");
         }
     }
+}
+
+/// The World without those of these objects that are marked as deleted, and which those are.
+pub(crate) fn without(before: &World, gone: &[(Kind, Name, Uid)]) -> (World, Vec<AnyStored>) {
+    let mut world = before.clone();
+    let mut removes = Vec::new();
+    let mut left: Vec<_> = gone.iter().collect();
+    // A parent's row may not go before its children's.
+    while !left.is_empty() {
+        let (now, later): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(kind, name, _)| dependents(&world, *kind, name).is_empty());
+        if now.is_empty() {
+            break;
+        }
+        for (kind, name, uid) in now {
+            let same = world.get_any(*kind, name).filter(|object| object.meta().uid == *uid);
+            if let Some(object) = same.filter(|object| object.meta().delete_time.is_some()) {
+                world.remove(*kind, name);
+                removes.push(object);
+            }
+        }
+        left = later;
+    }
+    (world, removes)
 }
 
 /// The moment of a change.

@@ -51,6 +51,8 @@ use inside::{Inside, Questions};
 
 pub use edit::{Change, Delete, Fate, Patch, Terms, dependents};
 pub use intent::Intent;
+#[cfg(test)]
+pub(crate) use intent::without;
 pub use read::{Belongs, EventFilter, ListQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use render::Render;
 
@@ -548,10 +550,21 @@ impl Controller {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests name changes that are right")]
 pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_api::Timestamp) -> World {
+    try_edit_for_tests(before, changes, Terms::default(), now).unwrap().0
+}
+
+/// The World that these changes make of another, and which objects they touch; as long as the kernel has no part in it.
+#[cfg(test)]
+pub(crate) fn try_edit_for_tests(
+    before: &World,
+    changes: Vec<Change>,
+    terms: Terms,
+    now: netloom_api::Timestamp,
+) -> Result<(World, Vec<(Kind, Name)>)> {
     let config = crate::config::Config::default();
     let context = Context {
         now,
-        terms: Terms::default(),
+        terms,
         faulty: edit::Faults::new(),
         pools: config.pools.into(),
         host: HostLinks::default(),
@@ -562,5 +575,7 @@ pub(crate) fn edit_for_tests(before: &World, changes: Vec<Change>, now: netloom_
         api: Vec::new(),
         force: false,
     };
-    edit::edit(before, changes, &context).unwrap().world
+    let edit = edit::edit(before, changes, &context)?;
+    let touched = edit.puts.iter().map(|object| (object.kind(), object.meta().name.clone())).collect();
+    Ok((edit.world, touched))
 }

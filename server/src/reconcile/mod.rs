@@ -7,8 +7,11 @@
 //!
 //! Only this room writes status; it asks the controller to drop the rows of what is gone.
 
+mod applied;
 pub mod board;
 mod drift;
+#[cfg(test)]
+pub(crate) mod lockstep;
 mod round;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -24,9 +27,10 @@ use crate::{
     config::Drift,
     controller::Intent,
     hostnet::{HostNet, Loss, Outcome, Scope, Step},
-    want::{HostFacts, Surroundings, scope_of},
+    want::{HostFacts, Surroundings},
     world::World,
 };
+use applied::Applied;
 use board::{Board, Entry};
 use drift::{Turns, Verdict, victim};
 use round::{Finished, Round};
@@ -74,10 +78,7 @@ pub struct Reconciler<H> {
     intent: Arc<Intent>,
     board: Arc<Board>,
     around: Arc<std::sync::RwLock<Surroundings>>,
-    /// What the kernel was last made to follow, object by object.
-    applied: World,
-    /// Objects whose last round failed: what the kernel has of them is not known.
-    unsure: BTreeSet<(Kind, Name)>,
+    applied: Applied,
     pending: Vec<Task>,
     running: Vec<(u64, Scope)>,
     rounds: u64,
@@ -110,8 +111,7 @@ impl<H: Host> Reconciler<H> {
             around,
             interval,
             drift,
-            applied: World::default(),
-            unsure: BTreeSet::new(),
+            applied: Applied::default(),
             pending: Vec::new(),
             running: Vec::new(),
             rounds: 0,
@@ -167,7 +167,7 @@ impl<H: Host> Reconciler<H> {
         let mut waiting = Vec::new();
         let mut claimed: Vec<Scope> = self.running.iter().map(|(_, scope)| scope.clone()).collect();
         for task in std::mem::take(&mut self.pending) {
-            let scope = self.scope(&world, &task.objects);
+            let scope = self.applied.scope(&world, &task.objects);
             let busy = claimed.iter().any(|other| overlap(other, &scope));
             claimed.push(scope.clone());
             if busy || self.running.len() >= ROUNDS_AT_ONCE {
@@ -177,46 +177,16 @@ impl<H: Host> Reconciler<H> {
             self.rounds += 1;
             self.running.push((self.rounds, scope.clone()));
             let Task { objects: changed, repairs } = task;
-            let round = Round {
-                id: self.rounds,
-                unsure: repairs || self.is_unsure(&changed, &scope),
-                changed,
-                scope,
-                before: self.applied.clone(),
-                after: world.clone(),
-                around: self.around.clone(),
-                drift: if repairs { self.drift } else { Drift::Repair },
-                repairs,
+            let (id, about) = (self.rounds, (changed, scope));
+            let (world, around) = (world.clone(), self.around.clone());
+            let round = match repairs {
+                true => self.applied.repair(id, about, world, around, self.drift),
+                false => self.applied.round(id, about, world, around),
             };
             let host = self.host.clone();
             rounds.spawn_blocking(move || round.run(&*host));
         }
         self.pending = waiting;
-    }
-
-    /// Whether what the kernel has of any of these is not known.
-    fn is_unsure(&self, changed: &[(Kind, Name)], scope: &Scope) -> bool {
-        let unsure = |key: &(Kind, Name)| self.unsure.contains(key);
-        !self.unsure.is_empty() && (changed.iter().any(unsure) || round::names(scope).iter().any(unsure))
-    }
-
-    fn scope(&self, world: &World, changed: &[(Kind, Name)]) -> Scope {
-        let mut scope = Scope::default();
-        for (kind, name) in changed {
-            scope.join(scope_of(&self.applied, *kind, name));
-            scope.join(scope_of(world, *kind, name));
-        }
-        let need = crate::want::needs_forwarding;
-        let shapes = |(kind, _): &&(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
-        if changed.iter().find(shapes).is_some() && need(&self.applied) != need(world) {
-            scope.host = true;
-        }
-        // Whether the host has the address that a network leaves behind is a fact of the host.
-        let leaves_behind = |name: &Name| {
-            world.get::<netloom_api::Network>(name).is_some_and(|network| !network.alloc.nat.is_empty())
-        };
-        scope.host |= changed.iter().any(|(kind, name)| *kind == Kind::Network && leaves_behind(name));
-        scope
     }
 
     /// Takes in what a round did; true when a full pass has to look at what it left.
@@ -231,19 +201,7 @@ impl<H: Host> Reconciler<H> {
             }
         };
         self.running.retain(|(id, _)| *id != finished.id);
-        for (kind, name) in finished.objects() {
-            match finished.after.get_any(kind, &name).filter(|object| object.meta().delete_time.is_none()) {
-                Some(object) => self.applied.put(object),
-                None => {
-                    self.applied.remove(kind, &name);
-                }
-            }
-            if finished.failed(kind, &name) {
-                self.unsure.insert((kind, name));
-            } else {
-                self.unsure.remove(&(kind, name));
-            }
-        }
+        self.applied.take(&finished);
         let repaired = std::mem::take(&mut finished.repaired);
         finished.tell(&self.board, &self.intent).await;
         for uid in repaired.keys() {
@@ -260,7 +218,7 @@ impl<H: Host> Reconciler<H> {
         }
         let world = self.intent.committed();
         let around = self.around.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let victims = losses.iter().filter_map(|loss| victim(&world, &self.applied, loss, &around));
+        let victims = losses.iter().filter_map(|loss| victim(&world, self.applied.world(), loss, &around));
         for (kind, name, uid) in victims.collect::<BTreeSet<_>>() {
             match self.turns.judge(uid, Instant::now()) {
                 Verdict::Repair => {
@@ -287,7 +245,7 @@ impl<H: Host> Reconciler<H> {
         let entry = Entry::new(status, ConditionReason::Conflict, meta.generation, message);
         let facts = self.board.get(&meta.uid).map(|entry| entry.facts).unwrap_or_default();
         self.board.set(meta.uid, Entry { facts, ..entry });
-        self.unsure.insert((kind, name.clone()));
+        self.applied.doubt(kind, name.clone());
         self.intent.tell_status(&self.board, vec![(kind, name)]);
     }
 
@@ -298,7 +256,7 @@ impl<H: Host> Reconciler<H> {
         let world = match drift {
             Drift::Repair => self.intent.committed(),
             // What no round has been about yet is no drift.
-            Drift::Report => Arc::new(self.applied.clone()),
+            Drift::Report => Arc::new(self.applied.world().clone()),
         };
         let host = self.host.clone();
         let around = self.around.clone();
@@ -309,22 +267,11 @@ impl<H: Host> Reconciler<H> {
             host.observe()
         });
         let have = observed.await.map_err(|error| error.to_string())??;
-        let round = Round {
-            id: 0,
-            unsure: false,
-            changed: Vec::new(),
-            scope: crate::want::everything(&world),
-            before: World::default(),
-            after: world,
-            around: self.around.clone(),
-            drift,
-            repairs: false,
-        };
+        let round = Round::whole(world, self.around.clone(), drift);
         let host = self.host.clone();
         let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));
         let finished = finished.await.map_err(|error| error.to_string())?;
-        self.applied = World::default();
-        self.unsure.clear();
+        self.applied = Applied::default();
         self.running.clear();
         self.finish(Ok(finished)).await;
         Ok(())

@@ -58,6 +58,21 @@ pub(super) struct Finished {
 }
 
 impl Round {
+    /// A round about everything, planned from what was observed.
+    pub(super) fn whole(after: Arc<World>, around: Arc<RwLock<Surroundings>>, drift: Drift) -> Self {
+        Self {
+            id: 0,
+            unsure: false,
+            changed: Vec::new(),
+            scope: crate::want::everything(&after),
+            before: World::default(),
+            after,
+            around,
+            drift,
+            repairs: false,
+        }
+    }
+
     /// Plans from what was applied before; observes when that is not known, or turns out wrong.
     pub(super) fn run(mut self, host: &dyn Host) -> Finished {
         if self.scope.host
@@ -239,15 +254,24 @@ impl Finished {
         meta.delete_time.is_some() && (!self.failed(kind, &meta.name) || only_gone())
     }
 
+    /// The objects that were to go and that the kernel is rid of.
+    pub(super) fn gone(&self) -> Vec<(Kind, Name, Uid)> {
+        let objects = self.objects().into_iter();
+        let gone = objects.filter_map(|(kind, name)| {
+            let object = self.after.get_any(kind, &name).filter(|object| self.is_gone(kind, object))?;
+            Some((kind, name, object.meta().uid))
+        });
+        gone.collect()
+    }
+
     /// Writes the statuses, and has the rows dropped of what is gone.
     pub(super) async fn tell(self, board: &Board, intent: &Intent) {
-        let mut gone = Vec::new();
+        let gone = self.gone();
         let mut changed = Vec::new();
         for (kind, name) in self.objects() {
             let Some(object) = self.after.get_any(kind, &name) else { continue };
             let uid = object.meta().uid;
             if self.is_gone(kind, &object) {
-                gone.push((kind, name, uid));
                 continue;
             }
             let mut entry = self.entry(&object, intent);

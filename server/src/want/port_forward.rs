@@ -47,7 +47,10 @@ pub(crate) fn targets(
 /// Whether the host may reach a member of the network under 127.0.0.1; on the user's own bridge it may have before.
 pub(super) fn route_localnet(world: &World, network: &Stored<Network>) -> &'static str {
     let loopback = |listen: &Listen| listen.address.is_none_or(|address| address.is_loopback());
-    let published = world.attachments_on(&network.meta.name).any(|attachment| {
+    // One that is being deleted does not count: nobody looks at the switch once more when it is gone.
+    let members =
+        world.attachments_on(&network.meta.name).filter(|name| living::<Attachment>(world, name).is_some());
+    let published = members.into_iter().any(|attachment| {
         let forwards = world.forwards_to(attachment).filter_map(|name| living::<PortForward>(world, name));
         forwards.into_iter().any(|forward| loopback(&forward.spec.listen))
     });

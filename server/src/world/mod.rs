@@ -311,13 +311,18 @@ impl World {
 
     /// Takes an object out, with all that it held. Where allocation goes on is forgotten with the Network.
     pub fn remove(&mut self, kind: Kind, name: &Name) -> Option<AnyStored> {
+        if kind == Kind::Network {
+            self.cursors.remove(name);
+        }
+        self.lift(kind, name)
+    }
+
+    /// Takes an object out that is to be put back, with all that it held. Allocation goes on where it was.
+    pub fn lift(&mut self, kind: Kind, name: &Name) -> Option<AnyStored> {
         let removed = self.get_any(kind, name)?;
         match &removed {
             AnyStored::Namespace(object) => self.remove_one(object),
-            AnyStored::Network(object) => {
-                self.remove_one(object);
-                self.cursors.remove(name);
-            }
+            AnyStored::Network(object) => self.remove_one(object),
             AnyStored::Attachment(object) => self.remove_one(object),
             AnyStored::PortForward(object) => self.remove_one(object),
             AnyStored::Reservation(object) => self.remove_one(object),

@@ -55,6 +55,23 @@ OBJECTS = [
             "spec": {"protocol": "tcp", "listen": {"port": 80}, "target": {"attachment": "blue0", "port": 80}},
         },
     ),
+    (
+        "link",
+        {
+            "name": "cable",
+            "spec": {
+                "ends": [
+                    {"namespace": "red", "interface": "cable", "addresses": ["10.1.1.1/24"]},
+                    {"namespace": "blue", "interface": "cable", "addresses": ["10.1.1.2/24"]},
+                ]
+            },
+        },
+    ),
+    (
+        "route",
+        {"name": "by-cable", "spec": {"namespace": "red", "destination": "10.9.0.0/16", "via": "10.1.1.2"}},
+    ),
+    ("reservation", {"name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}}),
 ]
 
 # Answers one connection with its name.

@@ -5,6 +5,8 @@ from google.protobuf import field_mask_pb2, json_format
 from netloom.v1 import (
     attachment_pb2,
     attachment_pb2_grpc,
+    link_pb2,
+    link_pb2_grpc,
     namespace_pb2,
     namespace_pb2_grpc,
     network_pb2,
@@ -13,6 +15,8 @@ from netloom.v1 import (
     port_forward_pb2_grpc,
     reservation_pb2,
     reservation_pb2_grpc,
+    route_pb2,
+    route_pb2_grpc,
 )
 
 NOUNS = {
@@ -21,6 +25,8 @@ NOUNS = {
     "attachment": ("Attachment", attachment_pb2, attachment_pb2_grpc),
     "port_forward": ("PortForward", port_forward_pb2, port_forward_pb2_grpc),
     "reservation": ("Reservation", reservation_pb2, reservation_pb2_grpc),
+    "link": ("Link", link_pb2, link_pb2_grpc),
+    "route": ("Route", route_pb2, route_pb2_grpc),
 }
 
 

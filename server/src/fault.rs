@@ -156,6 +156,7 @@ mod armed {
             OnceLock,
             atomic::{AtomicU64, Ordering},
         },
+        time::Duration,
     };
 
     use nix::{
@@ -174,6 +175,8 @@ mod armed {
         pub die_at: Option<u64>,
         /// The effect fails here; of a point that is not before an effect nothing comes.
         pub fail_at: Option<(u64, Fault)>,
+        /// So long every effect takes at least.
+        pub slow: Duration,
     }
 
     struct Armed {
@@ -197,6 +200,9 @@ mod armed {
         let number = reached(effect, phase);
         if script.die_at == Some(number) {
             die();
+        }
+        if phase == Phase::Before {
+            std::thread::sleep(script.slow);
         }
         script.fail_at.filter(|(at, _)| *at == number && phase == Phase::Before).map(|(_, fault)| fault)
     }

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, os::fd::AsFd, time::Duration};
 
-use netloom_client::ApplyRequest;
-use netloom_server::kernel::{echo::serve_tcp, netns::Namespaces, probe};
+use netloom_api::ErrorReason;
+use netloom_client::{ApplyRequest, WriteOptions};
+use netloom_server::kernel::{echo::serve_tcp, netns::Namespaces, probe, testhost::Workload};
 use serde_json::{Value, json};
 
 use crate::{
-    host::{Daemon, lan, on_host},
+    host::{Daemon, HOME, lan, on_host},
+    netloom::Netloom,
     rest::{Reply, Rest},
 };
 
@@ -172,6 +174,60 @@ fn an_owner_prunes_its_own_and_what_others_need_or_hold_is_left_to_them() {
         assert_eq!(changes(&gone), ["deleted Attachment green0"]);
         apply(&rest, vec![], more).await.ok();
         assert!(names(&rest, "namespaces").await.is_empty() && names(&rest, "networks").await.is_empty());
+    });
+}
+
+#[test]
+fn a_namespace_with_processes_inside_is_not_pruned() {
+    on_host(async || {
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        apply(&rest, vec![namespace("red"), namespace("blue")], json!({"owner": "ci-7"})).await.ok();
+        let blue = Workload::start_in(Namespaces::default().open("blue").unwrap()).unwrap();
+        let prune = json!({"owner": "ci-7", "prune": true});
+        for path in ["/v1/apply", "/v1/plan", "/v1/apply?dry_run=true"] {
+            let refused = send(&rest, path, vec![namespace("green")], prune.clone()).await;
+            let answer = (refused.status, &refused.body["reason"]);
+            assert_eq!(answer, (409, &json!("NAMESPACE_IN_USE")), "{path} {refused:#?}");
+            assert_eq!(refused.body["metadata"]["processes"], format!("{} sleep", blue.pid()));
+            assert_eq!(names(&rest, "namespaces").await, ["blue", "red"], "nothing was made or pruned");
+        }
+        let request = ApplyRequest {
+            owner: Some("ci-7".parse().unwrap()),
+            prune: true,
+            ..ApplyRequest::new(Vec::new())
+        };
+        let refused = daemon.client().await.apply(request, WriteOptions::default()).await.unwrap_err();
+        assert_eq!(refused.reason, Some(ErrorReason::NamespaceInUse), "{refused:#?}");
+        drop(blue);
+        let pruned = apply(&rest, vec![namespace("green")], prune).await.ok();
+        assert_eq!(
+            changes(&pruned),
+            ["created Namespace green", "deleted Namespace blue", "deleted Namespace red"]
+        );
+    });
+}
+
+/// Every effect takes its time, so that an apply of a few objects lasts.
+#[test]
+fn an_apply_that_lasts_tells_how_far_it_is() {
+    on_host(async || {
+        let daemon = Daemon::start_with_faults("slow=200").await;
+        let netloom = Netloom::at(&daemon.socket);
+        let mut objects = red_and_blue();
+        objects.extend(["green", "grey", "pink"].map(namespace));
+        let file = format!("{HOME}/many.json");
+        std::fs::write(&file, json!({"version": "v1", "objects": objects}).to_string()).unwrap();
+        let told = netloom.run(&format!("apply -f {file}"));
+        assert_eq!((told.code, told.out.lines().count()), (Some(0), objects.len()), "{told:#?}");
+        let ready = |line: &str| {
+            let ready = line.strip_suffix(&format!(" of {} ready", objects.len()));
+            ready.and_then(|ready| ready.parse::<usize>().ok()).unwrap_or_else(|| panic!("{told:#?}"))
+        };
+        let progress: Vec<usize> = told.err.lines().map(ready).collect();
+        assert!(!progress.is_empty() && progress.is_sorted(), "{told:#?}");
+        // What is so already takes no time, and nothing is told.
+        assert!(netloom.run(&format!("apply -f {file}")).ok().lines().all(|line| line.contains("unchanged")));
     });
 }
 

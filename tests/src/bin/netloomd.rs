@@ -1,8 +1,8 @@
 //! The daemon, as `netloomd` is, but for the points at which a test lets it die.
 //!
-//! `NETLOOM_FAULTS`: `record=FILE`, `die=N`, `refuse=N:ERRNO`, `lose=N`, with commas between them.
+//! `NETLOOM_FAULTS`: `record=FILE`, `die=N`, `refuse=N:ERRNO`, `lose=N`, `slow=MILLISECONDS`, with commas between them.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use netloom_server::fault::{Fault, Script, arm};
 
@@ -18,13 +18,14 @@ fn main() -> ExitCode {
 }
 
 fn script(text: &str) -> Result<Script, String> {
-    let mut script = Script { record: None, die_at: None, fail_at: None };
+    let mut script = Script { record: None, die_at: None, fail_at: None, slow: Duration::ZERO };
     for part in text.split(',') {
         let (word, value) = part.split_once('=').ok_or("a word without a value")?;
         let number = |text: &str| text.parse().map_err(|_| format!("{text} is not a number"));
         match word {
             "record" => script.record = Some(value.into()),
             "die" => script.die_at = Some(number(value)?),
+            "slow" => script.slow = Duration::from_millis(number(value)?),
             "lose" => script.fail_at = Some((number(value)?, Fault::Lost)),
             "refuse" => {
                 let (at, errno) = value.split_once(':').ok_or("refuse=N:ERRNO")?;

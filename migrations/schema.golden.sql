@@ -176,13 +176,15 @@ CREATE VIEW port_forward_conflicts AS
        AND other.first_port BETWEEN one.first_port AND one.last_port
        AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address)
        AND other.uid <> one.uid
+       AND one.delete_time IS NULL AND other.delete_time IS NULL
     UNION ALL
     SELECT one.uid, other.uid AS other FROM port_forwards AS one JOIN port_forwards AS other
         ON other.protocol = one.protocol
        AND other.last_port > other.first_port
        AND other.first_port BETWEEN one.first_port - 1023 AND one.first_port - 1
        AND other.last_port >= one.first_port
-       AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address);
+       AND (other.address IS NULL OR one.address IS NULL OR other.address = one.address)
+       AND one.delete_time IS NULL AND other.delete_time IS NULL;
 
 CREATE TRIGGER port_forwards_conflict_of_changed AFTER UPDATE OF spec, alloc ON port_forwards
 WHEN EXISTS (SELECT 1 FROM port_forward_conflicts WHERE uid = new.uid)

@@ -423,6 +423,76 @@ fn a_taken_port_is_refused_by_name_and_one_lost_at_restart_is_told_while_traffic
     });
 }
 
+/// Applies these forwards as all that `ci` has: name, listen, target.
+async fn only(rest: &Rest, forwards: &[(&str, Value, &str)]) -> Reply {
+    let object = |(name, listen, target): &(&str, Value, &str)| {
+        let spec = json!({"protocol": "tcp", "listen": listen, "target": {"attachment": target, "port": 80}});
+        json!({"kind": "PortForward", "name": name, "spec": spec})
+    };
+    let objects: Vec<Value> = forwards.iter().map(object).collect();
+    rest.post("/v1/apply", &json!({"objects": objects, "owner": "ci", "prune": true})).await
+}
+
+async fn forwards(rest: &Rest) -> Vec<String> {
+    let all = rest.get("/v1/port-forwards").await.unwrap().ok();
+    all["items"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_pruned_forward_leaves_its_port_to_another_of_the_same_apply() {
+    on_host(async || {
+        let lan = dual_lan();
+        let peer = lan.peer("peer").unwrap();
+        let mut daemon = Daemon::start_with_faults("slow=50").await;
+        let rest = daemon.rest();
+        red_and_blue(&rest).await;
+        let _servers = [serve("red", &[80, 81, 82, 83]), serve("blue", &[80, 81, 82, 83])];
+        let held = |port: u16| {
+            std::net::TcpListener::bind(("0.0.0.0", port)).unwrap_err().kind()
+                == std::io::ErrorKind::AddrInUse
+        };
+        let any = || json!({"port": 8080});
+        only(&rest, &[("old", any(), "blue0")]).await.ok();
+        assert_eq!(call(peer, "tcp", at(HOST, 8080)), "blue 192.168.1.3");
+        only(&rest, &[("new", any(), "red0")]).await.ok();
+        assert_eq!(call(peer, "tcp", at(HOST, 8080)), "red 192.168.1.3");
+        assert!(forwards(&rest).await == ["new"] && held(8080));
+        // To one address of the host, a range that covers it, and back to any.
+        only(&rest, &[("one", json!({"address": HOST, "port": 8080}), "blue0")]).await.ok();
+        assert_eq!(call(peer, "tcp", at(HOST, 8080)), "blue 192.168.1.3");
+        assert!(call(peer, "tcp", at(HOST_TOO, 8080)).contains("Refused") && held(8080));
+        let range = json!({"port": 8078, "end_port": 8081});
+        only(&rest, &[("range", range, "red0")]).await.ok();
+        assert_eq!(call(peer, "tcp", at(HOST_TOO, 8080)), "red 192.168.1.3");
+        assert!(held(8078) && held(8081));
+        only(&rest, &[("again", any(), "red0")]).await.ok();
+        assert!(forwards(&rest).await == ["again"] && held(8080));
+        drop(std::net::TcpListener::bind("0.0.0.0:8078").expect("what nobody publishes any more is free"));
+
+        // One that another owner holds is not taken.
+        let theirs =
+            publish(&rest, "theirs", "tcp", json!({"port": 9090}), json!({"attachment": "blue0"}), &[]);
+        theirs.await.ok();
+        let refused = only(&rest, &[("mine", json!({"port": 9090}), "red0")]).await;
+        assert_eq!((refused.status, &refused.body["reason"]), (409, &json!("PORT_TAKEN")), "{refused:#?}");
+        assert!(forwards(&rest).await == ["again", "theirs"] && held(8080));
+
+        // The daemon dies when this is written, and the kernel has the old one.
+        let (again, socket) = (any(), daemon.socket.clone());
+        let apply =
+            tokio::spawn(async move { only(&Rest::new(&socket), &[("after", again, "blue0")]).await });
+        while rest.get("/v1/port-forwards/after").await.unwrap().status != 200 {
+            assert!(!apply.is_finished());
+            // Nothing tells of a write before its reply.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        daemon.crash_and_restart().await;
+        apply.abort();
+        assert_eq!(call(peer, "tcp", at(HOST, 8080)), "blue 192.168.1.3");
+        assert!(forwards(&daemon.rest()).await == ["after", "theirs"] && held(8080));
+    });
+}
+
 #[test]
 fn a_client_that_sent_before_the_port_was_published_reaches_it_without_a_pause() {
     on_host(async || {

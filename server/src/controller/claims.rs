@@ -370,7 +370,8 @@ impl Claims for PortForward {
             true => PortForwardAlloc { port: Some(chosen_port(edit, name, uid, spec, old, context)?) },
             false => PortForwardAlloc::default(),
         };
-        if let Some((port, holder)) = edit.world.listen_conflict(name, spec.protocol, &spec.listen) {
+        let leaves = |holder: &Name| edit.leaves(holder);
+        if let Some((port, holder)) = edit.world.listen_conflict(name, spec.protocol, &spec.listen, leaves) {
             let dying =
                 edit.world.get::<PortForward>(holder).is_some_and(|one| one.meta.delete_time.is_some());
             let how = if dying { ", which is being deleted; try again" } else { "" };
@@ -404,7 +405,7 @@ fn chosen_port(
     let free = |port: &u16| {
         let listen = Listen { port: *port, ..spec.listen.clone() };
         !context.busy.contains(&(spec.protocol, *port))
-            && edit.world.listen_conflict(name, spec.protocol, &listen).is_none()
+            && edit.world.listen_conflict(name, spec.protocol, &listen, |_| false).is_none()
     };
     let (first, last) = (*context.forward_ports.start(), *context.forward_ports.end());
     let count = usize::from(last.saturating_sub(first)) + 1;

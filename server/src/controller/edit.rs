@@ -458,6 +458,15 @@ impl Edit {
     }
 
     /// What the kernel has a part in stays until the kernel is rid of it.
+    /// Whether a PortForward leaves its ports in this very edit: then they are there to be taken, since one round takes the
+    /// one out and puts the other in.
+    pub(super) fn leaves(&self, forward: &Name) -> bool {
+        let living = |world: &World| {
+            world.get::<PortForward>(forward).is_some_and(|one| one.meta.delete_time.is_none())
+        };
+        living(&self.before) && !living(&self.world)
+    }
+
     pub(super) fn mark_deleted(&mut self, kind: Kind, name: &Name, revision: i64, now: Timestamp) {
         let Some(object) = self.world.get_any(kind, name) else { return };
         if object.meta().delete_time.is_some() {

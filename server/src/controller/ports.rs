@@ -73,11 +73,20 @@ fn freed(before: &World, edit: &Edit) -> BTreeSet<(Listen, Uid)> {
     old.filter(|(listen, _)| !edit.world.publishes(listen)).collect()
 }
 
+/// The ports of forwards that an edit deletes. They are given back when the kernel is done with them, or taken over at
+/// once by another forward of the edit.
+fn left(before: &World, edit: &Edit) -> BTreeSet<(Listen, Uid)> {
+    let leaves = forwards(edit).filter(|forward| edit.leaves(&forward.meta.name));
+    let old = leaves.filter_map(|forward| before_of(before, forward));
+    old.flat_map(|forward| of(forward).map(|listen| (listen, forward.meta.uid))).collect()
+}
+
 impl Ports {
     /// Claims the ports that an edit adds. On an error all is as before.
     pub(super) fn claim(&self, before: &World, edit: &Edit) -> Result<Claimed, Refused> {
         let mut held = self.lock();
-        let freed = freed(before, edit);
+        let mut freed = freed(before, edit);
+        freed.append(&mut left(before, edit));
         let mut claimed = Claimed::default();
         for forward in forwards(edit).filter(|forward| forward.meta.delete_time.is_none()) {
             let had: BTreeSet<Listen> = before_of(before, forward).into_iter().flat_map(of).collect();
@@ -205,7 +214,8 @@ impl Intent {
         // First the lock: what is given back after a write is not taken again by what was before it.
         let mut held = self.ports.lock();
         let world = self.committed();
-        for forward in world.all::<PortForward>() {
+        // One that is being deleted keeps what it has, and may have left it to another.
+        for forward in world.all::<PortForward>().filter(|forward| forward.meta.delete_time.is_none()) {
             match held.complete(forward) {
                 Ok(()) => drop(held.lost.remove(&forward.meta.uid)),
                 Err(error) => {

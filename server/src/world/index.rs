@@ -125,20 +125,22 @@ impl World {
         self.adopted.values()
     }
 
-    /// A PortForward that publishes a port that `name` also wants; two conflict when one of them is for any address of
-    /// the family, or both are for the same one.
+    /// A PortForward that publishes a port that `name` also wants, and does not yield it; two conflict when one of them is
+    /// for any address of the family, or both are for the same one.
     pub fn listen_conflict(
         &self,
         name: &Name,
         protocol: Protocol,
         listen: &netloom_api::Listen,
+        yields: impl Fn(&Name) -> bool,
     ) -> Option<(u16, &Name)> {
         listens(protocol, listen).find_map(|(protocol, port, address)| {
             let from = Bound::Included((protocol, port, None));
             let same_port = |(listen, _): &(&Listen, &Name)| (listen.0, listen.1) == (protocol, port);
             let mut others = self.listens.range((from, Bound::Unbounded)).take_while(same_port);
             let conflict = others.find(|((_, _, other), holder)| {
-                *holder != name && (other.is_none() || address.is_none() || *other == address)
+                let meets = other.is_none() || address.is_none() || *other == address;
+                *holder != name && meets && !yields(holder)
             });
             conflict.map(|(_, holder)| (port, holder))
         })

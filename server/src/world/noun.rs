@@ -200,7 +200,11 @@ impl WorldNoun for PortForward {
         let name = &object.meta.name;
         world.forwards_to.insert((object.spec.target.attachment.clone(), name.clone()));
         for listen in listens(object.spec.protocol, &object.listen()) {
-            world.listens.insert(listen, name.clone());
+            // One that is being deleted may have left its port to another already.
+            match world.listens.get(&listen) {
+                Some(holder) if holder != name && object.meta.delete_time.is_some() => {}
+                Some(_) | None => drop(world.listens.insert(listen, name.clone())),
+            }
         }
     }
 

@@ -62,7 +62,8 @@ fn allowed(world: &World, wish: &Wish) -> Option<AnyStored> {
                 return None;
             };
             let sound = new.spec.listen.port <= 81;
-            let free = world.listen_conflict(&name(&of), new.spec.protocol, &new.listen()).is_none();
+            let free =
+                world.listen_conflict(&name(&of), new.spec.protocol, &new.listen(), |_| false).is_none();
             (sound && free).then_some(AnyStored::PortForward(new))
         }
         Kind::Reservation => fits.then(|| reservation(&of, &net, n, host)),

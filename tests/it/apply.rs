@@ -212,13 +212,13 @@ fn a_namespace_with_processes_inside_is_not_pruned() {
 #[test]
 fn an_apply_that_lasts_tells_how_far_it_is() {
     on_host(async || {
-        let daemon = Daemon::start_with_faults("slow=200").await;
+        let daemon = Daemon::start_with_faults("slow=150").await;
         let netloom = Netloom::at(&daemon.socket);
         let mut objects = red_and_blue();
         objects.extend(["green", "grey", "pink"].map(namespace));
         let file = format!("{HOME}/many.json");
         std::fs::write(&file, json!({"version": "v1", "objects": objects}).to_string()).unwrap();
-        let told = netloom.run(&format!("apply -f {file}"));
+        let told = netloom.run(&format!("apply --wait 60s -f {file}"));
         assert_eq!((told.code, told.out.lines().count()), (Some(0), objects.len()), "{told:#?}");
         let ready = |line: &str| {
             let ready = line.strip_suffix(&format!(" of {} ready", objects.len()));

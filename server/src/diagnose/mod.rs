@@ -20,17 +20,17 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netloom_api::{
     Attachment, Check, CheckId, CheckStatus, Condition, ConditionStatus, DiagnoseProtocol, DiagnoseRequest,
-    DiagnoseResponse, End, Finding, Kind, Name, Namespace, Network, PortForward, Protocol, Uid,
+    DiagnoseResponse, End, Finding, Kind, Link, Name, Namespace, Network, PortForward, Protocol, Uid,
 };
 
 use crate::{
-    hostnet::Stack,
+    hostnet::{Mark, Stack},
     want::Surroundings,
     world::{Stored, World},
 };
 use end::Side;
 use foreign::Passage;
-use seen::{Here, Look, Seen};
+use seen::{Here, Line, Look, Seen};
 use wire::Wire;
 
 /// More namespaces than this are not searched for the holder of an address.
@@ -451,6 +451,26 @@ impl<'a> Walk<'a> {
                 self.wants.insert(stack.clone());
                 None
             }
+        }
+    }
+
+    /// The stacks that a cable of ours may lead to: those of its object, by its mark. Of another's all may be it.
+    fn want_far_ends(&mut self, line: &Line) {
+        let found = match line.mark {
+            Mark::Object(uid) => self.world.find(&uid).cloned(),
+            Mark::Group | Mark::Foreign => None,
+        };
+        match found {
+            Some((Kind::Link, name)) => {
+                let link = self.world.get::<Link>(&name);
+                let ends = link.iter().flat_map(|link| &link.spec.ends).map(|end| stack_of(&end.namespace));
+                self.wants.extend(ends);
+            }
+            Some((Kind::Attachment, name)) => {
+                let attachment = attachment_of(self.world, &name);
+                self.wants.extend(attachment.map(|attachment| stack_of(&attachment.spec.namespace)));
+            }
+            Some(_) | None => self.want_all_namespaces(),
         }
     }
 

@@ -397,7 +397,7 @@ impl<'a> Walk<'a> {
             },
             // The other end of a cable of ours is in a namespace that was not looked at; that of others is outside.
             None if line.kind == "veth" && (line.mark.is_ours() || *stack != Stack::Host) => {
-                self.want_all_namespaces();
+                self.want_far_ends(line);
                 Next::NotSeen
             }
             None => Next::Outside,

@@ -90,6 +90,34 @@ fn measure(options: &Options) -> anyhow::Result<()> {
             print_held(*candidate, &bench.hold(*candidate, options.held)?);
         }
     }
+    if let Some(rest) = &mut bench.rest {
+        print_diagnoses(rest, options.held.max(2))?;
+    }
+    Ok(())
+}
+
+/// How often each question is asked.
+const ASKED: usize = 40;
+
+/// What `diagnose` costs without a probe, with so many attachments there.
+fn print_diagnoses(rest: &mut Rest, held: u16) -> anyhow::Result<()> {
+    for number in 0..held {
+        rest.apply(number)?;
+    }
+    println!("\nDiagnose, without a probe, with {held} attachments; ms\n");
+    println!("| | n | median | p99 |");
+    println!("|---|---|---|---|");
+    for question in rest::questions() {
+        let mut times = Times::default();
+        for _ in 0..ASKED {
+            times.push(rest.diagnose(&question)?);
+        }
+        let (count, median, p99) = (times.count(), times.median(), times.p99());
+        println!("| {} | {count} | {median:.2} | {p99:.2} |", question.name);
+    }
+    for number in 0..held {
+        rest.delete(number)?;
+    }
     Ok(())
 }
 

@@ -71,9 +71,27 @@ impl Rest {
         Ok(times)
     }
 
+    /// Why a packet does not arrive, or that it does; the answer must be this one, the id of a check.
+    pub(super) fn diagnose(&mut self, question: &Question) -> anyhow::Result<Duration> {
+        let Question { from, to, cause, .. } = question;
+        let body = json!({"from": from, "to": to});
+        let (time, reply) = self.ask("POST", "/v1/diagnose", Some(&body))?;
+        let found: Value = serde_json::from_slice(&reply)?;
+        ensure!(found["cause"].as_str() == *cause, "{body}: {found}");
+        Ok(time)
+    }
+
     /// One call; the time from the first byte out to the last byte in. Everything but success is an error, and so is a
     /// reply with an object that is not Ready: it would be work that was not done.
     fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Duration> {
+        let (time, reply) = self.ask(method, path, body)?;
+        if method == "POST" {
+            check_ready(&serde_json::from_slice(&reply)?).with_context(|| format!("{method} {path}"))?;
+        }
+        Ok(time)
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(Duration, Vec<u8>)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
         let length = body.len();
@@ -89,10 +107,7 @@ impl Rest {
             "{method} {path}: {status} {}",
             String::from_utf8_lossy(&reply)
         );
-        if method == "POST" {
-            check_ready(&serde_json::from_slice(&reply)?).with_context(|| format!("{method} {path}"))?;
-        }
-        Ok(time)
+        Ok((time, reply))
     }
 
     fn reply(&mut self) -> anyhow::Result<(u16, Vec<u8>)> {
@@ -120,6 +135,37 @@ impl Drop for Rest {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
+}
+
+/// A question of which the answer is known.
+pub(super) struct Question {
+    pub(super) name: &'static str,
+    from: Value,
+    to: Value,
+    cause: Option<&'static str>,
+}
+
+/// Between the first two attachments, and to their forwards, behind which nothing listens.
+pub(super) fn questions() -> Vec<Question> {
+    let ask = |name, from, to, cause| Question { name, from, to, cause };
+    let namespace = |name: &str| json!({"namespace": name});
+    vec![
+        ask("one member to another: reachable", namespace("b0"), namespace("b1"), None),
+        ask("the host to a member: reachable", json!({"host": {}}), namespace("b0"), None),
+        ask("a member to the host: kept apart", namespace("b0"), json!({"host": {}}), Some("isolation.host")),
+        ask(
+            "the host to a published port: nothing listens",
+            json!({"host": {}}),
+            json!({"port_forward": "b1"}),
+            Some("to.listening"),
+        ),
+        ask(
+            "to an address that nobody has",
+            namespace("b0"),
+            json!({"address": "10.98.250.9"}),
+            Some("neighbour"),
+        ),
+    ]
 }
 
 /// What one attachment with a published port is made of.

@@ -1,16 +1,17 @@
 //! Where a test lets the daemon die or has an effect fail.
 //!
 //! An effect is what outlives the process: a batch to the kernel, a system call that changes the host, a transaction.
-//! Every one passes its points here: before, in its middle if it has one, and after. Without the feature `faults` the
-//! points are nothing and cost nothing; only the programs of the tests have them. A tidy test sees to it that no effect
-//! is made without them.
+//! Every one passes its points here: before, in its middle if it has one, and after; the process can die there. Every
+//! request, of an effect or only for an answer, can also be refused, or lose its answer. Without the feature `faults`
+//! all this is nothing and costs nothing; only the programs of the tests have it. A tidy test sees to it that no effect
+//! is made without its points.
 
 use std::fmt;
 
-/// What is about to be done to the world outside.
+/// What is done to the world outside, or asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Effect {
-    /// A batch of route messages: links, addresses, routes.
+    /// A batch of route messages: links, addresses, routes. Each message is a request.
     Route,
     /// A batch for the firewall; the kernel does all of it or nothing.
     Firewall,
@@ -28,11 +29,17 @@ pub enum Effect {
     Transaction,
     /// The log of the database reaches the disk.
     Sync,
+    /// A database file comes into being, is copied, or gets its name.
+    File,
+    /// The kernel is asked for something; nothing changes.
+    Question,
+    /// The database is read; nothing changes.
+    Read,
 }
 
 impl Effect {
     /// All of them.
-    pub const ALL: [Effect; 9] = [
+    pub const ALL: [Effect; 12] = [
         Effect::Route,
         Effect::Firewall,
         Effect::Flows,
@@ -42,6 +49,9 @@ impl Effect {
         Effect::Claim,
         Effect::Transaction,
         Effect::Sync,
+        Effect::File,
+        Effect::Question,
+        Effect::Read,
     ];
 
     /// As records name it.
@@ -56,7 +66,15 @@ impl Effect {
             Effect::Claim => "claim",
             Effect::Transaction => "transaction",
             Effect::Sync => "sync",
+            Effect::File => "file",
+            Effect::Question => "question",
+            Effect::Read => "read",
         }
+    }
+
+    /// Whether anything is there afterwards that was not before, so that a death can leave it half done.
+    pub fn changes(self) -> bool {
+        !matches!(self, Effect::Question | Effect::Read)
     }
 }
 
@@ -71,10 +89,10 @@ pub enum Phase {
     After,
 }
 
-/// What becomes of an effect that is to fail.
+/// What becomes of a request that is to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not done, and answered with this errno.
+    /// It is not done, and answered with this errno; of the database, with this result code of SQLite.
     Refused(i32),
     /// It is done, and the answer never comes.
     Lost,
@@ -83,16 +101,29 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Refused(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
-            Fault::Lost => f.write_str("the answer was lost"),
+            Fault::Refused(code) => write!(f, "refused with {code} by a test"),
+            Fault::Lost => f.write_str("a test lost the answer"),
         }
     }
 }
 
-/// Before an effect: what is to become of it, if not what it is for.
+/// Before an effect that is one request: what is to become of it, if not what it is for.
 #[inline]
 pub fn before(effect: Effect) -> Option<Fault> {
-    armed::pass(effect, Phase::Before)
+    begin(effect);
+    request(effect)
+}
+
+/// Before an effect of several requests.
+#[inline]
+pub fn begin(effect: Effect) {
+    armed::pass(effect, Phase::Before);
+}
+
+/// One request: what is to become of it, if not what it is for.
+#[inline]
+pub fn request(effect: Effect) -> Option<Fault> {
+    armed::request(effect)
 }
 
 /// Whether the process is to die in the middle of an effect: the caller does the first part and calls [`die`].
@@ -128,7 +159,10 @@ mod armed {
     use super::{Effect, Fault, Phase};
 
     #[inline(always)]
-    pub(super) fn pass(_: Effect, _: Phase) -> Option<Fault> {
+    pub(super) fn pass(_: Effect, _: Phase) {}
+
+    #[inline(always)]
+    pub(super) fn request(_: Effect) -> Option<Fault> {
         None
     }
 
@@ -144,18 +178,16 @@ mod armed {
 pub fn die() {}
 
 #[cfg(feature = "faults")]
-pub use armed::{Script, arm, die};
+pub use armed::{Script, Told, arm, die, told};
 
 #[cfg(feature = "faults")]
 mod armed {
     use std::{
+        collections::BTreeMap,
         fs::{File, OpenOptions},
         io::Write as _,
         path::PathBuf,
-        sync::{
-            OnceLock,
-            atomic::{AtomicU64, Ordering},
-        },
+        sync::{Mutex, MutexGuard, PoisonError},
         time::Duration,
     };
 
@@ -166,63 +198,92 @@ mod armed {
 
     use super::{Effect, Fault, Phase};
 
-    /// What happens at the points; the first is number 1.
-    #[derive(Debug)]
+    /// What happens at the points, and to which request.
+    #[derive(Clone, Debug, Default)]
     pub struct Script {
         /// A line for each point that is passed: `NUMBER EFFECT PHASE`.
         pub record: Option<PathBuf>,
-        /// The process dies here (SIGKILL).
+        /// The process dies at this point (SIGKILL); the first is number 1.
         pub die_at: Option<u64>,
-        /// The effect fails here; of a point that is not before an effect nothing comes.
-        pub fail_at: Option<(u64, Fault)>,
+        /// Of the requests of this effect the one of this number, from 1, fails in this way.
+        pub fail: Option<(Effect, u64, Fault)>,
         /// So long every effect takes at least.
         pub slow: Duration,
     }
 
+    /// What has happened since the points were armed.
+    #[derive(Clone, Debug, Default)]
+    pub struct Told {
+        /// How many requests of each effect there were.
+        pub requests: BTreeMap<Effect, u64>,
+        /// Whether one of them failed as the script says.
+        pub failed: bool,
+    }
+
+    #[derive(Default)]
     struct Armed {
         record: Option<File>,
         script: Script,
+        passed: u64,
+        told: Told,
     }
 
-    static ARMED: OnceLock<Armed> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
+    static ARMED: Mutex<Option<Armed>> = Mutex::new(None);
 
-    /// Arms the points of this process, once.
+    /// Arms the points of this process; counts begin anew.
     pub fn arm(script: Script) -> std::io::Result<()> {
         let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
         let record = script.record.as_ref().map(open).transpose()?;
-        // A second script would count wrong.
-        ARMED.set(Armed { record, script }).map_err(|_| std::io::Error::other("the points are armed already"))
+        *lock() = Some(Armed { record, script, ..Armed::default() });
+        Ok(())
     }
 
-    pub(super) fn pass(effect: Effect, phase: Phase) -> Option<Fault> {
-        let Armed { script, .. } = ARMED.get()?;
-        let number = reached(effect, phase);
-        if script.die_at == Some(number) {
+    /// What has happened since.
+    pub fn told() -> Told {
+        lock().as_ref().map(|armed| armed.told.clone()).unwrap_or_default()
+    }
+
+    fn lock() -> MutexGuard<'static, Option<Armed>> {
+        ARMED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pass(effect: Effect, phase: Phase) {
+        if reached(effect, phase) {
             die();
         }
+        let slow = lock().as_ref().map(|armed| armed.script.slow).unwrap_or_default();
         if phase == Phase::Before {
-            std::thread::sleep(script.slow);
+            std::thread::sleep(slow);
         }
-        script.fail_at.filter(|(at, _)| *at == number && phase == Phase::Before).map(|(_, fault)| fault)
     }
 
     pub(super) fn dies(effect: Effect) -> bool {
-        let Some(Armed { script, .. }) = ARMED.get() else { return false };
-        script.die_at == Some(reached(effect, Phase::Between))
+        reached(effect, Phase::Between)
     }
 
-    /// Counts a point, and records it before anything happens there.
-    fn reached(effect: Effect, phase: Phase) -> u64 {
-        let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(mut file) = ARMED.get().and_then(|armed| armed.record.as_ref()) {
-            let line = format!("{number} {} {phase:?}\n", effect.as_str());
-            // One write, so that lines of several threads do not mix.
+    pub(super) fn request(effect: Effect) -> Option<Fault> {
+        let mut armed = lock();
+        let Armed { script, told, .. } = armed.as_mut()?;
+        let number = told.requests.entry(effect).or_default();
+        *number += 1;
+        let (_, _, fault) = script.fail.filter(|(of, at, _)| (*of, *at) == (effect, *number))?;
+        told.failed = true;
+        tracing::info!(effect = effect.as_str(), number = *number, %fault, "a request fails");
+        Some(fault)
+    }
+
+    /// Counts a point, and records it before anything happens there. Whether it is the one to die at.
+    fn reached(effect: Effect, phase: Phase) -> bool {
+        let mut armed = lock();
+        let Some(Armed { record, script, passed, .. }) = armed.as_mut() else { return false };
+        *passed += 1;
+        if let Some(file) = record {
+            let line = format!("{passed} {} {phase:?}\n", effect.as_str());
             if let Err(error) = file.write_all(line.as_bytes()) {
                 tracing::error!(%error, "a point was not recorded");
             }
         }
-        number
+        script.die_at == Some(*passed)
     }
 
     /// Ends the process at once, as `kill -9` does.

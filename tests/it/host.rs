@@ -79,9 +79,27 @@ impl Daemon {
         daemon
     }
 
+    /// Ends it, unless it is dead already, as a crash would, and starts it with a script. It may be dead when this
+    /// returns.
+    pub async fn die_again(&mut self, faults: &str) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+        self.child = command(&self.socket, &self.options).env(FAULTS, faults).spawn().unwrap();
+        self.ready_or_dead().await;
+    }
+
+    /// Waits until it is dead or ready; true when it is dead.
+    pub async fn died(&mut self) -> bool {
+        self.ready_or_dead().await;
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Ends it, unless it is dead already, and starts it without a script. Whether it died by itself.
     pub async fn start_over(&mut self) -> bool {
-        self.signal(Signal::SIGTERM);
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal(Signal::SIGTERM);
+        }
         let died = self.child.wait().unwrap().signal().is_some();
         self.start_again().await;
         died
@@ -127,6 +145,13 @@ impl Daemon {
     pub async fn start_again(&mut self) {
         self.child = spawn(&self.socket, &self.options);
         self.ready().await;
+    }
+
+    /// Starts it once more if it was stopped.
+    pub async fn start_again_if_stopped(&mut self) {
+        if self.child.try_wait().unwrap().is_some() {
+            self.start_again().await;
+        }
     }
 
     /// Stops it in order.

@@ -52,6 +52,8 @@ pub(super) struct Write {
     pub events: Vec<Event>,
     /// The request that asked for it.
     pub request: Option<RequestRecord>,
+    /// The request that it undoes.
+    pub undone: Option<(String, netloom_api::RequestId)>,
 }
 
 impl Intent {
@@ -84,7 +86,7 @@ impl Intent {
                 *head = Head { world, epoch };
             }
             let (told, write) = build(&head.world)?;
-            let Some(Write { world, puts, removes, cursors, events, request }) = write else {
+            let Some(Write { world, puts, removes, cursors, events, request, undone }) = write else {
                 return Ok((told, None));
             };
             let world = Arc::new(world);
@@ -96,6 +98,7 @@ impl Intent {
                 events,
                 cursors,
                 request,
+                undone,
                 world: Some(world.clone()),
             };
             let receipt = match self.store.submit(batch) {
@@ -115,11 +118,24 @@ impl Intent {
         Err(Error::new(netloom_api::ErrorReason::Unavailable, "the database refuses writes; try again later"))
     }
 
-    /// Drops the rows of objects that are marked as deleted and that the kernel is rid of.
-    pub async fn retire(&self, board: &Board, gone: Vec<(Kind, Name, Uid)>) -> Result<()> {
+    /// Drops the rows of objects that are marked as deleted and that the kernel is rid of. Tells which stay because others
+    /// still need them.
+    pub async fn retire(
+        &self,
+        board: &Board,
+        gone: Vec<(Kind, Name, Uid)>,
+    ) -> Result<Vec<(Kind, Name, Uid)>> {
         let mut dropped = Vec::new();
+        let mut kept = Vec::new();
         let built = self.write(|before| {
             let (mut world, removes) = without(before, &gone);
+            let stays = |(kind, _, uid): &&(Kind, Name, Uid)| {
+                world.find(uid).is_some_and(|(now, name)| {
+                    now == kind
+                        && world.get_any(*kind, name).is_some_and(|it| it.meta().delete_time.is_some())
+                })
+            };
+            kept = gone.iter().filter(stays).cloned().collect();
             dropped.clone_from(&removes);
             if removes.is_empty() {
                 return Ok(((), None));
@@ -129,8 +145,8 @@ impl Intent {
                 .iter()
                 .map(|object| render::event(EventType::Deleted, object, before, board, None))
                 .collect();
-            let write =
-                Write { world, puts: Vec::new(), removes, cursors: Vec::new(), events, request: None };
+            let (puts, cursors) = (Vec::new(), Vec::new());
+            let write = Write { world, puts, removes, cursors, events, request: None, undone: None };
             Ok(((), Some(write)))
         });
         built.await?;
@@ -139,7 +155,7 @@ impl Intent {
                 self.ports.drop_all(forward);
             }
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Writes an event for each object that was put right after somebody else had broken it, with the steps taken.

@@ -174,7 +174,7 @@ impl Controller {
         if !touched.is_empty() {
             self.waker.wake(touched).await;
         }
-        let settled = self.settle(&mut edit, options).await;
+        let settled = self.settle(&mut edit, options, request.as_ref()).await;
         if let Some(durable) = durable {
             durable.await?;
         }
@@ -325,11 +325,12 @@ impl Controller {
             cursors: edit.cursors.clone(),
             events,
             request,
+            undone: None,
         })
     }
 
     /// Waits until the kernel has followed, or the time is over, which is not an error.
-    async fn settle(&self, edit: &mut Edit, options: &WriteOptions) -> Result<()> {
+    async fn settle(&self, edit: &mut Edit, options: &WriteOptions, request: Option<&Request>) -> Result<()> {
         let until = tokio::time::Instant::now() + options.wait;
         let left = || until.saturating_duration_since(tokio::time::Instant::now());
         let mut refused = Vec::new();
@@ -355,7 +356,9 @@ impl Controller {
             fate.action == Action::Created && (options.terms.atomic || itself())
         };
         let created: Vec<&Fate> = edit.fates.iter().filter(goes).collect();
-        self.withdraw(&created, left().max(Duration::from_secs(1))).await?;
+        // A retry with the same key is to try again, unless it was told what came of each change.
+        let undone = request.filter(|_| options.terms.atomic);
+        self.withdraw(&created, undone, left().max(Duration::from_secs(1))).await?;
         if options.terms.atomic {
             return Err(first);
         }
@@ -372,7 +375,7 @@ impl Controller {
     }
 
     /// Takes back what a refused set has created; undo is a new intent through the same loop.
-    async fn withdraw(&self, created: &[&Fate], within: Duration) -> Result<()> {
+    async fn withdraw(&self, created: &[&Fate], undone: Option<&Request>, within: Duration) -> Result<()> {
         let changes: Vec<Change> = created
             .iter()
             .map(|fate| {
@@ -391,7 +394,10 @@ impl Controller {
             .intent
             .write(|before| {
                 let undo = edit::edit(before, changes.clone(), &context)?;
-                let write = self.to_write(before, &undo, &caller, None);
+                let mut write = self.to_write(before, &undo, &caller, None);
+                if let Some(write) = &mut write {
+                    write.undone = undone.map(|request| (request.actor.clone(), request.key.clone()));
+                }
                 Ok((undo, write))
             })
             .await?;

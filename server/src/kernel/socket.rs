@@ -273,14 +273,17 @@ impl RouteSocket {
         mut messages: Vec<NetlinkMessage<RouteNetlinkMessage>>,
     ) -> Result<Vec<Answer>, SocketError> {
         let changes = messages.iter().any(is_change);
-        let fault = if changes { fault::before(Effect::Route) } else { None };
-        if let Some(Fault::Refused(errno)) = fault {
-            let refused = |message| KernelError {
-                errno: Errno::from_raw(errno),
-                operation: operation(message),
-                extack: None,
-            };
-            return Ok(messages.iter().map(|message| Err(refused(message))).collect());
+        if changes {
+            fault::begin(Effect::Route);
+        }
+        let fault = faulty(&messages);
+        if let Some((index, Fault::Refused(errno))) = fault {
+            let refused = messages.remove(index);
+            let operation = operation(&refused);
+            let mut answers = if messages.is_empty() { Vec::new() } else { self.exchange_part(messages)? };
+            answers
+                .insert(index, Err(KernelError { errno: Errno::from_raw(errno), operation, extack: None }));
+            return Ok(answers);
         }
         self.sound = false;
         if changes && messages.len() > 1 && fault::dies_between(Effect::Route) {
@@ -289,7 +292,7 @@ impl RouteSocket {
             fault::die();
         }
         let first = self.send(&mut messages, NLM_F_ACK)?;
-        if let Some(Fault::Lost) = fault {
+        if let Some((_, Fault::Lost)) = fault {
             let lost = SocketError::TimedOut {
                 waited: self.timeout,
                 missing: messages.len(),
@@ -374,6 +377,17 @@ impl RouteSocket {
         &mut self,
         message: &RouteNetlinkMessage,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, DumpError> {
+        match fault::request(Effect::Question) {
+            Some(Fault::Refused(errno)) => {
+                let (errno, operation) = (Errno::from_raw(errno), describe(message));
+                return Err(KernelError { errno, operation, extack: None }.into());
+            }
+            Some(Fault::Lost) => {
+                let (waited, operation) = (self.timeout, describe(message));
+                return Err(SocketError::TimedOut { waited, missing: 1, operation }.into());
+            }
+            None => {}
+        }
         self.sound = false;
         let mut request = with_flags(message.clone(), NLM_F_REQUEST | NLM_F_DUMP);
         let mut reader = DumpReader::new(self.send(std::slice::from_mut(&mut request), 0)?);
@@ -484,6 +498,16 @@ fn operation(message: &NetlinkMessage<RouteNetlinkMessage>) -> String {
 /// Whether it changes anything. Every kind of object has four messages: new, delete, get, set (linux/rtnetlink.h).
 fn is_change(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     message.payload.message_type() % 4 != 2
+}
+
+/// The message of a batch that is to fail.
+fn faulty(messages: &[NetlinkMessage<RouteNetlinkMessage>]) -> Option<(usize, Fault)> {
+    let mut fault = None;
+    for (index, message) in messages.iter().enumerate() {
+        let effect = if is_change(message) { Effect::Route } else { Effect::Question };
+        fault = fault::request(effect).map(|what| (index, what)).or(fault);
+    }
+    fault
 }
 
 fn index_of(sequence: u32, first: u32, count: usize) -> Option<usize> {

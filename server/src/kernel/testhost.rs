@@ -31,8 +31,9 @@ const MARK: &str = "NETLOOM_TEST_HOST";
 const DONE: &str = "netloom test host: done";
 /// The exit code of a process that could not enter its private host.
 const NOT_ENTERED: i32 = 77;
-/// Tests that last longer hang.
+/// Tests that last longer hang, unless this says that they may.
 const SECONDS: libc::c_uint = 180;
+const MORE_SECONDS: &str = "NETLOOM_TEST_SECONDS";
 /// `nobody`, everywhere.
 const NOBODY: u32 = 65534;
 
@@ -123,10 +124,14 @@ fn on_host_of(uid: Uid, gid: Gid, test: impl FnOnce()) {
         Some(0) => panic!("{name} did not run on its private host:\n{text}"),
         Some(NOT_ENTERED) => cannot_run(&format!("{name}: {text}")),
         _ if output.status.signal() == Some(libc::SIGALRM) => {
-            panic!("{name} took longer than {SECONDS} s:\n{text}")
+            panic!("{name} took longer than {} s:\n{text}", seconds())
         }
         _ => panic!("{name} failed on its private host, {}:\n{text}", output.status),
     }
+}
+
+fn seconds() -> libc::c_uint {
+    std::env::var(MORE_SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS)
 }
 
 #[allow(clippy::disallowed_methods, reason = "tests start themselves again; the daemon does not")]
@@ -139,10 +144,11 @@ fn start(name: &str, uid: Uid, gid: Gid) -> io::Result<Output> {
     if uid != Uid::effective() {
         command.uid(uid.as_raw()).gid(gid.as_raw());
     }
+    let seconds = seconds();
     let before_exec = move || {
         // A process that changed its user may not write its own maps otherwise.
         set_dumpable(true)?;
-        alarm::set(SECONDS);
+        alarm::set(seconds);
         // SAFETY: this child of a fork execs next.
         match unsafe { preparation.enter() } {
             Ok(_) => Ok(()),

@@ -1,7 +1,7 @@
 //! What the kernel was last made to follow, object by object, and of which objects that is not known.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, RwLock},
 };
 
@@ -10,17 +10,20 @@ use netloom_api::{Kind, Name};
 use super::round::{Finished, Round, names};
 use crate::{
     config::Drift,
-    hostnet::Scope,
+    hostnet::{HostNet, Scope},
     want::{Surroundings, scope_of},
     world::World,
 };
+
+/// Intents of one object that may have been followed in part.
+const DOUBTS: usize = 8;
 
 /// What rounds plan from.
 #[derive(Default)]
 pub(super) struct Applied {
     world: World,
-    /// Objects whose last round failed: what the kernel has of them is not known.
-    unsure: BTreeSet<(Kind, Name)>,
+    /// Objects whose last rounds failed: what the kernel has of them is not known, but among these.
+    unsure: BTreeMap<(Kind, Name), Vec<Arc<HostNet>>>,
 }
 
 impl Applied {
@@ -57,9 +60,11 @@ impl Applied {
         world: Arc<World>,
         around: Arc<RwLock<Surroundings>>,
     ) -> Round {
-        let unsure = self.is_unsure(&changed, &scope);
+        let doubts = self.doubts(&changed, &scope);
+        let unsure = doubts.is_some();
+        let doubts = doubts.unwrap_or_default();
         let (before, drift) = (self.world.clone(), Drift::Repair);
-        Round { id, unsure, changed, scope, before, after: world, around, drift, repairs: false }
+        Round { id, unsure, doubts, changed, scope, before, after: world, around, drift, repairs: false }
     }
 
     /// A round for what somebody else has broken.
@@ -74,14 +79,20 @@ impl Applied {
         Round { unsure: true, repairs: true, drift, ..self.round(id, task, world, around) }
     }
 
-    /// Whether what the kernel has of any of these is not known.
-    fn is_unsure(&self, changed: &[(Kind, Name)], scope: &Scope) -> bool {
-        let unsure = |key: &(Kind, Name)| self.unsure.contains(key);
-        !self.unsure.is_empty() && (changed.iter().any(unsure) || names(scope).iter().any(unsure))
+    /// What the kernel may have of these that nobody would look for; none when all is known.
+    fn doubts(&self, changed: &[(Kind, Name)], scope: &Scope) -> Option<Vec<Arc<HostNet>>> {
+        if self.unsure.is_empty() {
+            return None;
+        }
+        let mut about = names(scope);
+        about.extend(changed.iter().cloned());
+        let doubts: Vec<_> = about.iter().filter_map(|object| self.unsure.get(object)).collect();
+        (!doubts.is_empty()).then(|| doubts.into_iter().flatten().cloned().collect())
     }
 
-    /// Takes in what a round did.
-    pub(super) fn take(&mut self, finished: &Finished) {
+    /// Takes in what a round did; true when a full pass has to look at what it left.
+    pub(super) fn take(&mut self, finished: &Finished) -> bool {
+        let mut full_due = false;
         for (kind, name) in finished.objects() {
             match finished.after.get_any(kind, &name).filter(|object| object.meta().delete_time.is_none()) {
                 Some(object) => self.world.put(object),
@@ -90,15 +101,21 @@ impl Applied {
                 }
             }
             if finished.failed(kind, &name) {
-                self.unsure.insert((kind, name));
+                let doubts = self.unsure.entry((kind, name)).or_default();
+                if let Some(doubt) = finished.doubt.as_ref().filter(|doubt| doubts.last() != Some(doubt)) {
+                    doubts.push(doubt.clone());
+                }
+                // Who fails in so many ways is looked at together with everything else.
+                full_due |= doubts.len() > DOUBTS;
             } else {
                 self.unsure.remove(&(kind, name));
             }
         }
+        full_due
     }
 
     /// What the kernel has of this object is not known any more.
     pub(super) fn doubt(&mut self, kind: Kind, name: Name) {
-        self.unsure.insert((kind, name));
+        self.unsure.entry((kind, name)).or_default();
     }
 }

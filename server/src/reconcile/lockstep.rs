@@ -66,7 +66,7 @@ impl<H: Host> LockStep<H> {
     }
 
     fn take(&mut self, finished: &Finished) -> Gone {
-        self.applied.take(finished);
+        let _ = self.applied.take(finished);
         finished.gone()
     }
 }

@@ -3,7 +3,7 @@
 //! One task decides, short-lived threads do. Changes of one object follow each other; changes that touch different
 //! objects run side by side. A round plans from what was last applied to what is wanted now, so its cost does not grow
 //! with what exists; when the kernel answers with a surprise, the host is observed and the round planned again. A full
-//! pass, at boot and every few minutes, compares everything with what the kernel really has.
+//! pass, at boot and every few minutes, compares everything with what the kernel really has. What failed, though trying again may help, is tried again by itself.
 //!
 //! Only this room writes status; it asks the controller to drop the rows of what is gone.
 
@@ -12,6 +12,7 @@ pub mod board;
 mod drift;
 #[cfg(test)]
 pub(crate) mod lockstep;
+mod retry;
 mod round;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -33,6 +34,7 @@ use crate::{
 use applied::Applied;
 use board::{Board, Entry};
 use drift::{Turns, Verdict, victim};
+use retry::Retries;
 use round::{Finished, Round};
 
 /// Rounds at once; more only wait for each other in the kernel.
@@ -85,6 +87,9 @@ pub struct Reconciler<H> {
     interval: Duration,
     drift: Drift,
     turns: Turns,
+    retries: Retries,
+    /// Full passes in a row that could not see the host.
+    blind: u32,
 }
 
 /// What a round is to be about.
@@ -116,6 +121,8 @@ impl<H: Host> Reconciler<H> {
             running: Vec::new(),
             rounds: 0,
             turns: Turns::default(),
+            retries: Retries::default(),
+            blind: 0,
         }
     }
 
@@ -124,15 +131,26 @@ impl<H: Host> Reconciler<H> {
         mut self,
         mut changes: mpsc::Receiver<Vec<(Kind, Name)>>,
         mut losses: mpsc::Receiver<Vec<Loss>>,
-        booted: impl FnOnce(Result<(), String>),
+        mut booted: impl FnMut(Result<(), String>),
         stop: impl Future<Output = ()>,
     ) {
-        booted(self.full_pass(Drift::Repair).await);
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let looked = self.full_pass(Drift::Repair).await;
+            let is_blind = looked.is_err();
+            booted(looked);
+            if !is_blind {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.blind_for()) => {}
+                () = &mut stop => return,
+            }
+        }
         let mut rounds: JoinSet<Finished> = JoinSet::new();
         let mut clock = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut full_due = false;
-        let mut stop = std::pin::pin!(stop);
         loop {
             self.start_rounds(&mut rounds);
             if full_due && rounds.is_empty() {
@@ -141,8 +159,10 @@ impl<H: Host> Reconciler<H> {
                 let drift = if self.running.is_empty() { self.drift } else { Drift::Repair };
                 if let Err(why) = self.full_pass(drift).await {
                     tracing::warn!(%why, "the host could not be observed; the next full pass tries again");
+                    clock.reset_after(self.blind_for().min(self.interval));
                 }
             }
+            let next_retry = self.retries.next();
             tokio::select! {
                 // All arms are cancel-safe: a message or a finished round is taken whole or not at all.
                 Some(finished) = rounds.join_next(), if !rounds.is_empty() => full_due |= self.finish(finished).await,
@@ -152,6 +172,10 @@ impl<H: Host> Reconciler<H> {
                 },
                 // Nobody may be listening to the kernel; then only the clock tells.
                 Some(losses) = losses.recv(), if !full_due => full_due |= self.notice(losses),
+                () = tokio::time::sleep_until(next_retry.unwrap_or_else(Instant::now)), if next_retry.is_some() => {
+                    let objects = self.retries.take(Instant::now());
+                    self.pending.push(Task { objects, repairs: false });
+                }
                 _ = clock.tick() => full_due = true,
                 () = &mut stop => break,
             }
@@ -159,6 +183,11 @@ impl<H: Host> Reconciler<H> {
         while let Some(finished) = rounds.join_next().await {
             self.finish(finished).await;
         }
+    }
+
+    /// How long to wait after a full pass that could not see the host.
+    fn blind_for(&self) -> Duration {
+        retry::pause(self.blind).unwrap_or(self.interval)
     }
 
     /// Starts a round for each pending change whose part of the host nobody works on.
@@ -201,14 +230,24 @@ impl<H: Host> Reconciler<H> {
             }
         };
         self.running.retain(|(id, _)| *id != finished.id);
-        self.applied.take(&finished);
+        let full_due = self.applied.take(&finished);
         let repaired = std::mem::take(&mut finished.repaired);
-        finished.tell(&self.board, &self.intent).await;
+        let now = Instant::now();
+        for object in finished.objects() {
+            if finished.may_help_to_retry(&object) {
+                self.retries.failed(object, now);
+            } else {
+                self.retries.settled(&object);
+            }
+        }
+        for object in finished.tell(&self.board, &self.intent).await {
+            self.retries.failed(object, now);
+        }
         for uid in repaired.keys() {
             self.turns.repaired(*uid, Instant::now());
         }
         self.intent.tell_repairs(&self.board, repaired);
-        false
+        full_due
     }
 
     /// Looks after what was lost, unless it was to go; true when everything must be looked at.
@@ -266,7 +305,9 @@ impl<H: Host> Reconciler<H> {
             around.facts = facts;
             host.observe()
         });
-        let have = observed.await.map_err(|error| error.to_string())??;
+        let observed = observed.await.map_err(|error| error.to_string()).flatten();
+        self.blind = if observed.is_err() { self.blind.saturating_add(1) } else { 0 };
+        let have = observed?;
         let round = Round::whole(world, self.around.clone(), drift);
         let host = self.host.clone();
         let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));

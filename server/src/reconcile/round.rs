@@ -30,6 +30,8 @@ pub(super) struct Round {
     pub(super) id: u64,
     /// What the kernel has of this scope is not known.
     pub(super) unsure: bool,
+    /// What earlier rounds that failed may have left, beside what was applied and what is wanted.
+    pub(super) doubts: Vec<Arc<HostNet>>,
     pub(super) changed: Vec<(Kind, Name)>,
     pub(super) scope: Scope,
     pub(super) before: World,
@@ -51,6 +53,8 @@ pub(super) struct Finished {
     failures: BTreeMap<Uid, Failure>,
     /// Nothing can be said: the host could not be observed.
     unknown: Option<String>,
+    /// What the kernel may have now, when not all went well.
+    pub(super) doubt: Option<Arc<HostNet>>,
     /// Of a repair: the steps that were taken, by object.
     pub(super) repaired: BTreeMap<Uid, Vec<String>>,
     /// The host's own addresses, as last seen.
@@ -63,6 +67,7 @@ impl Round {
         Self {
             id: 0,
             unsure: false,
+            doubts: Vec::new(),
             changed: Vec::new(),
             scope: crate::want::everything(&after),
             before: World::default(),
@@ -92,7 +97,7 @@ impl Round {
             have.rules.elements.append(&mut own.rules.elements);
         }
         if self.unsure {
-            match self.observe(host, &have, &around) {
+            match self.observe(host, &self.like(&around), &around) {
                 Ok(observed) => have = observed,
                 Err(why) => return self.unknown(why),
             }
@@ -136,11 +141,14 @@ impl Round {
                 failures.insert(conflict.uid, failure);
             }
             if !surprised || look >= LOOKS {
-                return Finished { repaired, ..self.finished(facts, failures, None) };
+                // What was to go may have stayed, and what was to come may be there.
+                let doubt = (!failures.is_empty()).then(|| {
+                    add(&mut have, &wanted);
+                    Arc::new(have)
+                });
+                return Finished { repaired, doubt, ..self.finished(facts, failures, None) };
             }
-            let mut both = want(&self.before, &self.scope, &around);
-            both.rules.elements.extend(wanted.rules.elements.iter().cloned());
-            match self.observe(host, &both, &around) {
+            match self.observe(host, &self.like(&around), &around) {
                 Ok(observed) => have = observed,
                 Err(why) => return self.unknown(why),
             }
@@ -162,6 +170,15 @@ impl Round {
 
     fn surroundings(&self) -> Surroundings {
         self.around.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All that may be there of this scope, by its names and places.
+    fn like(&self, around: &Surroundings) -> HostNet {
+        let mut like = want(&self.before, &self.scope, around);
+        let wanted = want(&self.after, &self.scope, around);
+        add(&mut like, &wanted);
+        self.doubts.iter().for_each(|doubt| add(&mut like, doubt));
+        like
     }
 
     /// What the kernel has of this scope: all that bears the mark of one of its objects, or stands where they want to be.
@@ -207,7 +224,8 @@ impl Round {
     }
 
     fn unknown(self, why: String) -> Finished {
-        self.finished(BTreeMap::new(), BTreeMap::new(), Some(why))
+        let doubt = Some(Arc::new(self.like(&self.surroundings())));
+        Finished { doubt, ..self.finished(BTreeMap::new(), BTreeMap::new(), Some(why)) }
     }
 
     fn finished(
@@ -219,7 +237,7 @@ impl Round {
         let addresses = self.surroundings().facts.addresses;
         let Self { id, changed, scope, after, .. } = self;
         let repaired = BTreeMap::new();
-        Finished { id, after, changed, scope, facts, failures, unknown, repaired, addresses }
+        Finished { id, after, changed, scope, facts, failures, unknown, doubt: None, repaired, addresses }
     }
 }
 
@@ -244,6 +262,16 @@ impl Finished {
         self.unknown.is_some() || uid.is_some_and(|uid| self.failures.contains_key(&uid))
     }
 
+    /// Whether the object is not as it is to be, and trying again may change that: not if somebody else is in the way.
+    pub(super) fn may_help_to_retry(&self, (kind, name): &(Kind, Name)) -> bool {
+        let Some(object) = self.after.get_any(*kind, name) else { return false };
+        let failure = self.failures.get(&object.meta().uid).map(|failure| failure.sort);
+        match failure {
+            None | Some(FailureSort::Conflict | FailureSort::Gone) => self.unknown.is_some(),
+            Some(FailureSort::Passing | FailureSort::Surprise | FailureSort::Final) => true,
+        }
+    }
+
     /// Whether the kernel is rid of an object that is being deleted: also when the namespace that it was in is gone.
     fn is_gone(&self, kind: Kind, object: &AnyStored) -> bool {
         let meta = object.meta();
@@ -264,8 +292,8 @@ impl Finished {
         gone.collect()
     }
 
-    /// Writes the statuses, and has the rows dropped of what is gone.
-    pub(super) async fn tell(self, board: &Board, intent: &Intent) {
+    /// Writes the statuses, and has the rows dropped of what is gone; tells whose could not be.
+    pub(super) async fn tell(self, board: &Board, intent: &Intent) -> Vec<(Kind, Name)> {
         let gone = self.gone();
         let mut changed = Vec::new();
         for (kind, name) in self.objects() {
@@ -283,14 +311,23 @@ impl Finished {
             }
         }
         intent.tell_status(board, changed);
-        if !gone.is_empty() {
-            let uids: Vec<Uid> = gone.iter().map(|(_, _, uid)| *uid).collect();
-            match intent.retire(board, gone).await {
-                Ok(()) => uids.iter().for_each(|uid| board.remove(uid)),
-                // The rows stay marked; the next full pass finds nothing of them in the kernel and asks again.
-                Err(error) => tracing::warn!(%error, "rows of deleted objects could not be dropped"),
+        if gone.is_empty() {
+            return Vec::new();
+        }
+        let left = match intent.retire(board, gone.clone()).await {
+            Ok(left) => left,
+            // The rows stay marked; whoever looks again finds nothing of them in the kernel and asks again.
+            Err(error) => {
+                tracing::warn!(%error, "rows of deleted objects could not be dropped");
+                gone.clone()
+            }
+        };
+        for (kind, name, uid) in gone {
+            if !left.contains(&(kind, name, uid)) {
+                board.remove(&uid);
             }
         }
+        left.into_iter().map(|(kind, name, _)| (kind, name)).collect()
     }
 
     fn entry(&self, object: &AnyStored, intent: &Intent) -> Entry {
@@ -415,6 +452,14 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
     all.extend(of(Kind::Route, routes));
     all.extend(of(Kind::Link, links));
     all
+}
+
+/// What is looked for by its name or place.
+fn add(like: &mut HostNet, other: &HostNet) {
+    like.links.extend(other.links.clone());
+    like.borrowed.extend(other.borrowed.clone());
+    like.routes.extend(other.routes.clone());
+    like.rules.elements.extend(other.rules.elements.iter().cloned());
 }
 
 fn merge(into: &mut Facts, new: Facts) {

@@ -48,14 +48,17 @@ pub(super) async fn write(
 ) -> Result<(), StoreError> {
     EFFORT.transactions.fetch_add(1, Ordering::Relaxed);
     let Transaction { text, arguments } = Transaction::of(batches, last_seq)?;
-    if let Some(fault) = fault::before(Effect::Transaction) {
-        return Err(StoreError::Unavailable(fault.to_string()));
-    }
-    if fault::dies_between(Effect::Transaction) {
+    let fault = fault::before(Effect::Transaction);
+    let dies = fault::dies_between(Effect::Transaction);
+    if dies || fault.is_some() {
+        // All of it but the commit.
         let unfinished = text.trim_end_matches(COMMIT).to_owned();
         sqlx::query_with(AssertSqlSafe(unfinished), arguments).execute(&mut *connection).await?;
-        fault::die();
-        return Ok(());
+        if dies {
+            fault::die();
+        }
+        roll_back(connection).await;
+        return Err(StoreError::Unavailable(fault.map(|fault| fault.to_string()).unwrap_or_default()));
     }
     let result = sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await;
     fault::after(Effect::Transaction);
@@ -208,6 +211,10 @@ impl Transaction {
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
              value ->> 7, value ->> 8, value ->> 9, value ->> 10, nullif(value -> 11, 'null') FROM json_each(?)",
             batches.iter().flat_map(|batch| &batch.events).map(event_row),
+        )?;
+        self.rows(
+            "DELETE FROM requests WHERE (actor, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+            batches.iter().filter_map(|batch| batch.undone.as_ref()),
         )?;
         self.rows(
             "INSERT INTO requests (actor, key, hash, kind, name, uid, time) \

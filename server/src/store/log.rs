@@ -39,6 +39,7 @@ pub(super) async fn events(
     let (kinds, types) = (filter(kinds)?, filter(types)?);
     let name = name.as_ref().map(|name| name.as_str());
     let query = sqlx::query(SQL).bind(after).bind(until);
+    read()?;
     let query = query.bind(&kinds).bind(&kinds).bind(&types).bind(&types).bind(name).bind(name);
     let rows = query.bind(limit).fetch_all(readers).await?;
     let items = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
@@ -46,6 +47,11 @@ pub(super) async fn events(
     let full = items.len() == limit as usize;
     let end = items.last().filter(|_| full).map_or(until.max(after), |last| last.seq);
     Ok(EventPage { items, seq: end })
+}
+
+/// Before the database is read.
+fn read() -> Result<(), StoreError> {
+    fault::request(Effect::Read).map_or(Ok(()), |fault| Err(StoreError::Unavailable(fault.to_string())))
 }
 
 /// A list to filter by, as JSON; none for an empty one.
@@ -85,6 +91,7 @@ pub(super) async fn request(
     key: &RequestId,
 ) -> Result<Option<RequestRecord>, StoreError> {
     const SQL: &str = "SELECT hash, kind, name, uid, time FROM requests WHERE actor = ? AND key = ?";
+    read()?;
     let row = sqlx::query(SQL).bind(actor).bind(key.as_str()).fetch_optional(readers).await?;
     let record = row.map(|row| -> Result<RequestRecord, String> {
         Ok(RequestRecord {

@@ -104,6 +104,8 @@ pub struct Batch {
     pub cursors: Vec<(Name, Cidr, IpAddr)>,
     /// The request that asked for it, if a retry shall be known again.
     pub request: Option<RequestRecord>,
+    /// The request, by actor and key, whose work this undoes: a retry shall do it again.
+    pub undone: Option<(String, RequestId)>,
     /// The World with all this in it. None: only events, the intent is as it was.
     pub world: Option<Arc<World>>,
 }

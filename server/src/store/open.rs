@@ -24,6 +24,7 @@ use super::{
     sync,
     writer::Writer,
 };
+use crate::fault::{self, Effect};
 
 /// The schema, step by step.
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -46,6 +47,8 @@ pub(super) async fn open(options: StoreOptions, migrations: &Migrator) -> Result
     made.map_err(io_error(&state_dir))?;
     let lock = lock(&state_dir)?;
     let path = state_dir.join(DATABASE);
+    fault::request(Effect::Read)
+        .map_or(Ok(()), |fault| Err(io_error(&path)(io::Error::other(fault.to_string()))))?;
     if !path.exists() {
         create(&path, migrations).await?;
     }
@@ -121,15 +124,35 @@ async fn create(path: &Path, migrations: &Migrator) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         remove_if_there(&with_suffix(&new, suffix))?;
     }
-    backup::create_private(&new).map_err(io_error(&new))?;
+    file(|| backup::create_private(&new).map(drop)).map_err(io_error(&new))?;
     let fresh = options(&new).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     let mut connection = SqliteConnection::connect_with(&fresh).await.map_err(database(&new))?;
-    let migrated = migrations.run(&mut connection).await;
+    let migrated = run(migrations, &mut connection).await;
     migrated.map_err(|source| OpenError::Migrate { path: new.clone(), backup: None, source })?;
     connection.close().await.map_err(database(&new))?;
-    File::open(&new).and_then(|file| file.sync_all()).map_err(io_error(&new))?;
-    fs::rename(&new, path).map_err(io_error(path))?;
+    file(|| File::open(&new)?.sync_all()).map_err(io_error(&new))?;
+    file(|| fs::rename(&new, path)).map_err(io_error(path))?;
     sync_directory(path)
+}
+
+/// Takes the steps that the schema lacks, each in a transaction of its own.
+async fn run(migrations: &Migrator, connection: &mut SqliteConnection) -> Result<(), MigrateError> {
+    if let Some(fault) = fault::before(Effect::Transaction) {
+        return Err(MigrateError::Source(fault.to_string().into()));
+    }
+    migrations.run(connection).await?;
+    fault::after(Effect::Transaction);
+    Ok(())
+}
+
+/// Does something to a file, with its points around it.
+pub(super) fn file<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if let Some(fault) = fault::before(Effect::File) {
+        return Err(io::Error::other(fault.to_string()));
+    }
+    let done = call();
+    fault::after(Effect::File);
+    done
 }
 
 fn remove_if_there(path: &Path) -> Result<(), OpenError> {
@@ -141,10 +164,10 @@ fn remove_if_there(path: &Path) -> Result<(), OpenError> {
 
 fn sync_directory(path: &Path) -> Result<(), OpenError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error(directory))
+    file(|| File::open(directory)?.sync_all()).map_err(io_error(directory))
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -241,7 +264,7 @@ async fn migrate(path: &Path, migrations: &Migrator, found: i64) -> Result<(), O
     tracing::info!(from = found, backup = %copy.display(), "the database's schema is brought up to date");
     let full = options(path).synchronous(SqliteSynchronous::Full);
     let mut connection = SqliteConnection::connect_with(&full).await.map_err(database(path))?;
-    let migrated = migrations.run(&mut connection).await;
+    let migrated = run(migrations, &mut connection).await;
     migrated.map_err(|source| OpenError::Migrate { path: path.to_owned(), backup: Some(copy), source })?;
     connection.close().await.map_err(database(path))
 }

@@ -167,16 +167,16 @@ impl Conntrack {
     }
 
     fn delete(&mut self, family: u8, body: &[u8]) -> Result<(), ConntrackError> {
-        match fault::before(Effect::Flows) {
-            Some(Fault::Refused(errno)) => {
-                let operation = "conntrack -D".to_owned();
-                return Err(KernelError { errno: Errno::from_raw(errno), operation, extack: None }.into());
-            }
-            Some(Fault::Lost) => return Err(SocketError::Overrun.into()),
-            None => {}
+        let fault = fault::before(Effect::Flows);
+        if let Some(Fault::Refused(errno)) = fault {
+            let operation = "conntrack -D".to_owned();
+            return Err(KernelError { errno: Errno::from_raw(errno), operation, extack: None }.into());
         }
         let answer = self.socket.request(SUBSYSTEM, IPCTNL_MSG_CT_DELETE, family, body)?;
         fault::after(Effect::Flows);
+        if let Some(Fault::Lost) = fault {
+            return Err(SocketError::Overrun.into());
+        }
         match answer {
             Ok(_) => Ok(()),
             Err(refusal) if refusal.errno == Some(Errno::ENOENT) => Ok(()),

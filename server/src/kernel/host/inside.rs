@@ -18,7 +18,7 @@ use super::{
     Inner,
     dump::mark,
     link, message, namespace, observe,
-    outcome::{done, failed, lost, of_request, passing, refused, surprise},
+    outcome::{done, failed, lost, of_request, passing, refused, sort_of, surprise},
     tc,
 };
 use crate::{
@@ -472,8 +472,11 @@ fn write(sysctl: &Sysctl, value: &str) -> Outcome {
         // It was there when it was chosen: the interface, or the protocol, has gone with its settings.
         Err(SysctlError::Missing(_)) if matches!(sysctl, Sysctl::Named { .. }) => done(),
         Err(error @ SysctlError::Missing(_)) => surprise(error.to_string()),
-        Err(error @ SysctlError::System { errno, .. }) => {
+        Err(error @ SysctlError::System { errno: errno @ (Errno::EACCES | Errno::EPERM), .. }) => {
             failed(Some(errno), error.to_string(), FailureSort::Final)
+        }
+        Err(error @ SysctlError::System { errno, .. }) => {
+            failed(Some(errno), error.to_string(), sort_of(errno))
         }
         Err(error @ (SysctlError::BadName(_) | SysctlError::ReadOnly(_) | SysctlError::BadValue { .. })) => {
             failed(None, error.to_string(), FailureSort::Final)

@@ -118,14 +118,17 @@ impl NetfilterSocket {
         let fault = fault::before(Effect::Firewall);
         if let Some(Fault::Refused(errno)) = fault {
             let refusal = Refusal { errno: Some(Errno::from_raw(errno)), extack: None };
-            return Ok(vec![(None, refusal)]);
+            return Ok(vec![(Some(0), refusal)]);
         }
         EFFORT.firewall.fetch_add(1, Ordering::Relaxed);
         self.send(&batch.finish())?;
-        if let Some(Fault::Lost) = fault {
-            return Err(SocketError::Overrun);
-        }
         fault::after(Effect::Firewall);
+        if let Some(Fault::Lost) = fault {
+            while let Some(datagram) = self.receive(libc::MSG_DONTWAIT)? {
+                self.buffer = datagram;
+            }
+            return Err(lost("the batch"));
+        }
         let (mut refused, mut acknowledged) = (Vec::new(), false);
         while let Some(datagram) = self.receive(libc::MSG_DONTWAIT)? {
             for part in parts(&datagram) {
@@ -178,6 +181,17 @@ impl NetfilterSocket {
         family: u8,
         body: &[u8],
     ) -> Result<Result<Vec<Vec<u8>>, Refusal>, SocketError> {
+        match fault::request(Effect::Question) {
+            Some(Fault::Refused(errno)) => {
+                return Ok(Err(Refusal { errno: Some(Errno::from_raw(errno)), extack: None }));
+            }
+            // It is done all the same.
+            Some(Fault::Lost) => {
+                self.send_one(subsystem, message, NLM_F_ACK | flags, family, body)?;
+                return Err(lost("a request"));
+            }
+            None => {}
+        }
         let sequence = self.send_one(subsystem, message, NLM_F_ACK | flags, family, body)?;
         let mut found = Vec::new();
         loop {
@@ -209,6 +223,13 @@ impl NetfilterSocket {
         family: u8,
         body: &[u8],
     ) -> Result<Dump, SocketError> {
+        match fault::request(Effect::Question) {
+            Some(Fault::Refused(errno)) => {
+                return Ok(Dump::Refused(Refusal { errno: Some(Errno::from_raw(errno)), extack: None }));
+            }
+            Some(Fault::Lost) => return Err(lost("a dump")),
+            None => {}
+        }
         let sequence = self.send_one(subsystem, message, NLM_F_DUMP, family, body)?;
         let (mut found, mut interrupted) = (Vec::new(), false);
         // Read to the end even when it is lost already: the kernel refuses the next dump before.
@@ -300,6 +321,11 @@ impl NetfilterSocket {
             }
         }
     }
+}
+
+/// As when the kernel's answer does not come.
+fn lost(what: &str) -> SocketError {
+    SocketError::TimedOut { waited: DEFAULT_TIMEOUT, missing: 1, operation: what.to_owned() }
 }
 
 impl AsFd for NetfilterSocket {

@@ -200,7 +200,8 @@ fn bound_behind_old_ones(address: &SocketAddr, protocol: Protocol, reach: Reach)
     }
     let socket = open(*address, protocol, reach).ok()?;
     setsockopt(&socket.as_fd(), sockopt::ReuseAddr, &true).ok()?;
-    let bound = bind(socket.as_raw_fd(), &SockaddrStorage::from(*address));
+    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(*address));
+    let bound = fault::around(Effect::Claim, bind);
     match bound {
         Ok(()) => {
             setsockopt(&socket.as_fd(), sockopt::ReuseAddr, &false).ok()?;

@@ -270,7 +270,10 @@ impl Namespaces {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(root, flags, Mode::empty()).map_err(on_root("open"))?;
         let lock = lock(directory).map_err(on_root("flock"))?;
-        let share = |depth| mount(None::<&str>, root, None::<&str>, MsFlags::MS_SHARED | depth, None::<&str>);
+        let share = |depth| {
+            let share = || mount(None::<&str>, root, None::<&str>, MsFlags::MS_SHARED | depth, None::<&str>);
+            fault::around(Effect::Pin, share)
+        };
         // `ip` shares all mounts below at every call; with 10 000 of them that takes longer than all the rest.
         let known = self.shared.load(Ordering::Relaxed);
         match share(if known { MsFlags::empty() } else { MsFlags::MS_REC }) {
@@ -278,7 +281,8 @@ impl Namespaces {
             // The directory is not a mount yet, or no more: it becomes one.
             Err(Errno::EINVAL) => {
                 let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(Some(root), root, None::<&str>, bind, None::<&str>).map_err(on_root("bind"))?;
+                let bind = || mount(Some(root), root, None::<&str>, bind, None::<&str>);
+                fault::around(Effect::Pin, bind).map_err(on_root("bind"))?;
                 share(MsFlags::MS_REC).map_err(on_root("share"))?;
             }
             Err(errno) => return Err(on_root("share")(errno)),

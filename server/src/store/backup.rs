@@ -67,7 +67,7 @@ pub(super) async fn copy(database: &Path, to: &Path) -> Result<(), BackupError> 
     let named = copied.and_then(|()| name_it(&held, &part, to).map_err(failed));
     if named.is_err() {
         // What it says of the copy matters more than that the rest of it stays.
-        let _ = fs::remove_file(&part);
+        let _ = file(|| fs::remove_file(&part));
     }
     named
 }
@@ -75,7 +75,7 @@ pub(super) async fn copy(database: &Path, to: &Path) -> Result<(), BackupError> 
 /// Makes an empty file that nobody else is about to fill, or empties the one that somebody left who died.
 fn hold_part(part: &Path) -> io::Result<Flock<File>> {
     for _ in 0..TRIES {
-        let opened = match file(|| create_private(part)) {
+        let opened = match create_private(part) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_left(part),
             opened => opened,
         };
@@ -147,5 +147,5 @@ async fn vacuum_into(database: &Path, to: &Path) -> Result<(), sqlx::Error> {
 
 /// Makes an empty file that only its owner can read, whatever the umask is.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    file(|| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))
 }

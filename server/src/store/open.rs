@@ -124,7 +124,7 @@ async fn create(path: &Path, migrations: &Migrator) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         remove_if_there(&with_suffix(&new, suffix))?;
     }
-    file(|| backup::create_private(&new).map(drop)).map_err(io_error(&new))?;
+    backup::create_private(&new).map_err(io_error(&new))?;
     let fresh = options(&new).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     let mut connection = SqliteConnection::connect_with(&fresh).await.map_err(database(&new))?;
     let migrated = run(migrations, &mut connection).await;
@@ -156,7 +156,7 @@ pub(super) fn file<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 }
 
 fn remove_if_there(path: &Path) -> Result<(), OpenError> {
-    match fs::remove_file(path) {
+    match file(|| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }

@@ -197,13 +197,11 @@ pub(super) fn route_of(
     stack: &Stack,
     names: &BTreeMap<u32, IfName>,
 ) -> Option<Route> {
-    let (mut via, mut link, mut metric, mut table) = (None, None, 0, u32::from(message.header.table));
+    let (mut via, mut link) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Gateway(address) => via = ip_of(address),
             RouteAttribute::Oif(index) => link = names.get(index).cloned(),
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Table(number) => table = *number,
             _ => {}
         }
     }
@@ -214,5 +212,19 @@ pub(super) fn route_of(
         RouteType::Unicast => Way::Through { via, link: link? },
         _ => return None,
     };
-    Some(Route { stack: stack.clone(), destination: destination(message)?, table, metric, way })
+    let (destination, table, metric) = place_of(message)?;
+    Some(Route { stack: stack.clone(), destination, table, metric, way })
+}
+
+/// Destination, table and metric: no two routes have all of them in common.
+pub(super) fn place_of(message: &RouteMessage) -> Option<(IpNet, u32, u32)> {
+    let (mut metric, mut table) = (0, u32::from(message.header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    Some((destination(message)?, table, metric))
 }

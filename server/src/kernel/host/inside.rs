@@ -407,11 +407,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is so already is success.
+    /// What is so already is success, once it was seen.
     fn refusal(&mut self, step: &Step, error: &KernelError) -> Outcome {
         let is_so = match (&step.action, error.errno) {
-            (Action::DeleteAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV)
-            | (Action::DeleteRoute(_), Errno::ESRCH | Errno::ENODEV) => Ok(true),
+            (Action::DeleteAddress(address), Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
+                observe::has_address(self.socket, address).map(|there| !there)
+            }
+            (Action::DeleteRoute(route), Errno::ESRCH | Errno::ENODEV) => {
+                observe::route_in_place_of(self.socket, route).map(|there| there.as_ref() != Some(route))
+            }
             (Action::AddAddress(address), Errno::EEXIST) => observe::has_address(self.socket, address),
             (Action::AddRoute(route) | Action::ReplaceRoute(route), Errno::EEXIST) => {
                 return self.in_place_of(route, error);
@@ -430,14 +434,19 @@ impl<'a> Run<'a> {
         match observe::route_in_place_of(self.socket, route) {
             Ok(Some(there)) if there == *route => done(),
             Ok(Some(there)) => surprise(format!("{}: there is {there}", self.stack)),
-            Ok(None) => failed(
-                Some(error.errno),
-                format!(
-                    "{}: a route to {} with metric {} exists in table {} and was not made by netloom",
-                    self.stack, route.destination, route.metric, route.table
-                ),
-                FailureSort::Conflict,
-            ),
+            Ok(None) => match observe::is_place_taken(self.socket, route) {
+                Ok(true) => {
+                    let Route { destination, metric, table, .. } = route;
+                    let message = format!(
+                        "{}: a route to {destination} with metric {metric} exists in table {table} and was not made \
+                         by netloom",
+                        self.stack
+                    );
+                    failed(Some(error.errno), message, FailureSort::Conflict)
+                }
+                Ok(false) => refused(route, error),
+                Err(error) => surprise(error),
+            },
             Err(error) => surprise(error),
         }
     }

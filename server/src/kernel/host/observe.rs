@@ -19,7 +19,7 @@ use netloom_api::{IfName, Mac, Name, Namespace};
 use super::{
     Inner,
     cables::{self, Cables},
-    dump::{Dump, Routes, address_of, ifname, kind, mark, route_of, routes},
+    dump::{Dump, Routes, address_of, ifname, kind, mark, place_of, route_of, routes},
     namespace::mark_here,
     tc,
 };
@@ -114,6 +114,13 @@ pub(super) fn route_in_place_of(socket: &mut RouteSocket, route: &Route) -> Resu
     let ours = routes(socket, Routes::Ours).map_err(text)?;
     let mut ours = ours.iter().filter_map(|message| route_of(message, &route.stack, &names));
     Ok(ours.find(|other| other.place() == route.place()))
+}
+
+/// Whether any route, of whomever, has the place of this one.
+pub(super) fn is_place_taken(socket: &mut RouteSocket, route: &Route) -> Result<bool, String> {
+    let all = routes(socket, Routes::All).map_err(text)?;
+    let place = (route.destination, route.table, route.metric);
+    Ok(all.iter().any(|message| place_of(message) == Some(place)))
 }
 
 /// A switch of the calling thread's stack; `None` where the kernel has none of this name.

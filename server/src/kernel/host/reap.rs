@@ -184,8 +184,12 @@ impl Dying<'_> {
         loop {
             match answered.recv_timeout(patience) {
                 Ok(Ok(())) => return done(),
-                Ok(Err(RequestError::Kernel(error))) if error.errno == Errno::ENODEV => return done(),
-                Ok(Err(RequestError::Kernel(error))) => return refused(link, &error),
+                Ok(Err(RequestError::Kernel(error))) => {
+                    // Who says that there is none is right if there is none.
+                    let is_gone = error.errno == Errno::ENODEV
+                        && matches!(eye.look(inner, |socket| socket.link_by_index(index)), Ok(None));
+                    return if is_gone { done() } else { refused(link, &error) };
+                }
                 Ok(Err(RequestError::Socket(error))) => return lost(&error),
                 Err(RecvTimeoutError::Disconnected) => return passing(format!("{link}: the reaper died")),
                 Err(RecvTimeoutError::Timeout) => {}

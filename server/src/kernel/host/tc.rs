@@ -227,14 +227,10 @@ fn outcome(device: &IfName, what: &str, result: Result<(), RequestError>) -> Out
     }
 }
 
-/// What is not there is gone.
+/// What is not there is gone. That the device is not there has to be seen.
 fn gone(device: &IfName, result: Result<(), RequestError>) -> Outcome {
     match result {
-        Err(RequestError::Kernel(error))
-            if matches!(error.errno, Errno::ENOENT | Errno::EINVAL | Errno::ENODEV) =>
-        {
-            done()
-        }
+        Err(RequestError::Kernel(error)) if matches!(error.errno, Errno::ENOENT | Errno::EINVAL) => done(),
         Ok(()) => done(),
         Err(error) => of_request(device, &error),
     }

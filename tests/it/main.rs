@@ -7,7 +7,7 @@
 //! - `tcp`: TLS, tokens and hosts; both doors, the client and the command over TCP
 //! - `command`: every subcommand of `netloom`, its output and exit codes
 //! - `help`: every example of `--help`, run; completions and manual pages
-//! - `crash`: the daemon dies at every point of every effect
+//! - `crash`: the daemon dies at every point of every effect, again while it recovers, and every request fails once
 //! - `topology`: the graph of what stands, and its drawings
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes

@@ -212,7 +212,7 @@ fn a_namespace_with_processes_inside_is_not_pruned() {
 #[test]
 fn an_apply_that_lasts_tells_how_far_it_is() {
     on_host(async || {
-        let daemon = Daemon::start_with_faults("slow=150").await;
+        let daemon = Daemon::start_with_faults("slow=120").await;
         let netloom = Netloom::at(&daemon.socket);
         let mut objects = red_and_blue();
         objects.extend(["green", "grey", "pink"].map(namespace));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use netloom_api::{AdoptedSource, Name, SysctlKey, Sysctls};
+use nix::errno::Errno;
 
 use super::{Inner, OpenError};
 use crate::kernel::{
@@ -93,7 +94,11 @@ fn unfit(key: &SysctlKey, error: SysctlError) -> SettingsError {
         }
         SysctlError::ReadOnly(_) => "cannot be set: /proc/sys is read-only here".to_owned(),
         SysctlError::BadValue { key: _, value } => format!("does not take {value:?}"),
-        SysctlError::System { key: _, errno } => format!("cannot be read or set in a namespace: {errno}"),
+        SysctlError::System { key: _, errno: errno @ (Errno::EACCES | Errno::EPERM) } => {
+            format!("cannot be read or set in a namespace: {errno}")
+        }
+        // Nothing is wrong with the setting; at another time it may go.
+        error @ SysctlError::System { .. } => return unknown(error),
     };
     SettingsError::Unfit { key: key.clone(), why }
 }

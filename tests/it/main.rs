@@ -53,6 +53,7 @@ mod netloom;
 mod networks;
 mod rest;
 mod routes;
+mod storage;
 mod stories;
 mod stream;
 mod tcp;

@@ -175,6 +175,7 @@ async fn a_damaged_file_is_refused_and_the_newest_backup_named() {
         ("schema", schema_page_lost),
         ("a page", root_page_lost),
         ("cut", cut),
+        ("a byte", good[..good.len() - 1].to_vec()),
         ("nothing", vec![]),
     ];
     for (what, bytes) in cases {

@@ -17,6 +17,9 @@ text_schema!(RequestId, |text| text.max_length(Some(128)));
 pub struct Uid(Uuid);
 
 impl Uid {
+    /// Of the built-in Namespace `host`, which nobody made: the nil UUID.
+    pub const HOST: Uid = Uid(Uuid::nil());
+
     /// A new identity; the clock's milliseconds are its first bits.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())

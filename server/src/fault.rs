@@ -154,9 +154,20 @@ pub fn around<T>(
     done
 }
 
+/// Whether the kernel is to be taken for one that knows no owners of tables.
+#[inline]
+pub fn without_owners() -> bool {
+    armed::without_owners()
+}
+
 #[cfg(not(feature = "faults"))]
 mod armed {
     use super::{Effect, Fault, Phase};
+
+    #[inline(always)]
+    pub(super) fn without_owners() -> bool {
+        false
+    }
 
     #[inline(always)]
     pub(super) fn pass(_: Effect, _: Phase) {}
@@ -209,6 +220,8 @@ mod armed {
         pub fail: Option<(Effect, u64, Fault)>,
         /// So long every effect takes at least.
         pub slow: Duration,
+        /// The kernel is taken for one that knows no owners of tables.
+        pub without_owners: bool,
     }
 
     /// What has happened since the points were armed.
@@ -245,6 +258,10 @@ mod armed {
 
     fn lock() -> MutexGuard<'static, Option<Armed>> {
         ARMED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn without_owners() -> bool {
+        lock().as_ref().is_some_and(|armed| armed.script.without_owners)
     }
 
     pub(super) fn pass(effect: Effect, phase: Phase) {

@@ -159,22 +159,29 @@ impl Intent {
     }
 
     /// Writes an event for each object that was put right after somebody else had broken it, with the steps taken.
-    pub fn tell_repairs(&self, board: &Board, repaired: BTreeMap<Uid, Vec<String>>) {
+    /// The steps of no object are the host's as a whole.
+    pub fn tell_repairs(&self, board: &Board, repaired: BTreeMap<Option<Uid>, Vec<String>>) {
         if repaired.is_empty() {
             return;
         }
         let world = self.committed();
         let mut events = Vec::new();
         for (uid, steps) in repaired {
-            let Some(object) = world.find(&uid).and_then(|(kind, name)| world.get_any(*kind, name)) else {
-                continue;
+            let object = uid.and_then(|uid| world.find(&uid));
+            let object = object.and_then(|(kind, name)| world.get_any(*kind, name));
+            let event = match (&object, uid) {
+                (Some(object), _) => render::event(EventType::DriftRepaired, object, &world, board, None),
+                (None, None) => match render::event_of_host(EventType::DriftRepaired) {
+                    Ok(event) => event,
+                    Err(error) => return tracing::warn!(%error, "repairs were not logged"),
+                },
+                (None, Some(_)) => continue,
             };
-            tracing::warn!(kind = %object.kind(), name = %object.meta().name, ?steps, "drift repaired");
+            tracing::warn!(kind = %event.kind, name = %event.name, ?steps, "drift repaired");
             EFFORT.repairs.fetch_add(1, Ordering::Relaxed);
             let left = steps.len().saturating_sub(STEPS_TOLD);
             let mut told: Vec<String> = steps.into_iter().take(STEPS_TOLD).collect();
             told.extend((left > 0).then(|| format!("and {left} more")));
-            let event = render::event(EventType::DriftRepaired, &object, &world, board, None);
             events.push(Event { message: Some(told.join("; ")), ..event });
         }
         if let Err(error) = self.store.submit(Batch { events, ..Batch::default() }) {

@@ -1,14 +1,15 @@
 //! An object as the doors show it: intent from the World, status from the board, counts from the indices.
 
 use netloom_api::{
-    AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Link,
+    AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Kind, Link,
     LinkEndStatus, LinkStatus, Name, Namespace, NamespaceStatus, Network, NetworkStatus, Object, PortForward,
     PortForwardStatus, PortRange, Reservation, ReservationStatus, Route, RouteStatus, Status, SubnetStatus,
-    Timestamp,
+    Timestamp, Uid,
 };
 
 use super::Caller;
 use crate::{
+    error::{Error, Result},
     hostnet::Way,
     ipam,
     reconcile::board::{Board, Entry},
@@ -87,6 +88,24 @@ pub(super) fn event(
         message: ready.map(|ready| ready.message).filter(|message| !message.is_empty()),
         object: Some(shown),
     }
+}
+
+/// Of the host as a whole: the built-in Namespace, which is no object.
+pub(super) fn event_of_host(type_: EventType) -> Result<Event> {
+    Ok(Event {
+        seq: 0,
+        time: Timestamp::now(),
+        type_,
+        kind: Kind::Namespace,
+        name: "host".parse().map_err(Error::internal)?,
+        uid: Uid::HOST,
+        generation: 0,
+        actor: None,
+        request_id: None,
+        reason: None,
+        message: None,
+        object: None,
+    })
 }
 
 fn count(iterator: impl Iterator) -> u32 {

@@ -396,7 +396,7 @@ impl<'a> Walk<'a> {
     /// netloom's own firewall as a whole.
     pub(super) fn firewall(&mut self) {
         match self.seen.rules.skeleton {
-            Skeleton::Present => self.pass(CheckId::Firewall, "netloom's two tables are there, and as netloom makes them."),
+            Skeleton::Present | Skeleton::Unowned => self.pass(CheckId::Firewall, "netloom's two tables are there, and as netloom makes them."),
             Skeleton::Absent => self.fail(CheckId::Firewall, "netloom's tables are not there: somebody has flushed the ruleset. Nothing is translated, published or guarded.", REPAIR),
             Skeleton::Outdated => self.fail(CheckId::Firewall, "netloom's tables are not as this netloom makes them: a chain, a rule or a set is missing, or somebody has put one in.", REPAIR),
         }

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
-pub use loss::Loss;
+pub use loss::{Forwarding, Loss, Shape};
 pub use route::{HostView, Route, RoutePlace, Way};
 pub use step::{Action, End, Facts, Failure, FailureSort, LinkChange, Outcome, Step};
 pub use tbf::Tbf;
@@ -271,6 +271,50 @@ impl Scope {
         self.routes.extend(routes);
         self.links.extend(links);
         self.host |= host;
+    }
+}
+
+/// What of a host is looked at, when not all of it matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// These namespaces.
+    pub namespaces: BTreeSet<Name>,
+    /// The switches of these links of the host.
+    pub devices: BTreeSet<IfName>,
+}
+
+impl Part {
+    /// The stacks and devices that these are about.
+    pub fn around<'a>(nets: impl IntoIterator<Item = &'a HostNet>) -> Self {
+        let mut part = Self::default();
+        for net in nets {
+            let links = net.links.iter().flat_map(|((stack, name), link)| {
+                let peer = match &link.kind {
+                    LinkKind::Veth { peer: Some(peer) } => Some((&peer.0, &peer.1)),
+                    LinkKind::Veth { peer: None } | LinkKind::Bridge | LinkKind::Ifb | LinkKind::Other(_) => {
+                        None
+                    }
+                };
+                [Some((stack, name)), peer].into_iter().flatten()
+            });
+            let addresses = net.addresses.keys().map(|address| (&address.stack, &address.link));
+            for (stack, name) in links.chain(addresses) {
+                match stack {
+                    Stack::Host => drop(part.devices.insert(name.clone())),
+                    Stack::Namespace(name) => drop(part.namespaces.insert(name.clone())),
+                }
+            }
+            part.devices.extend(net.borrowed.keys().cloned());
+            part.namespaces.extend(net.namespaces.keys().chain(net.adopted.keys()).cloned());
+            let switches = net.sysctls.keys().map(|(stack, sysctl)| (stack, sysctl.link()));
+            for (stack, link) in switches.chain(net.routes.keys().map(|route| (&route.stack, None))) {
+                match stack {
+                    Stack::Host => part.devices.extend(link.cloned()),
+                    Stack::Namespace(name) => drop(part.namespaces.insert(name.clone())),
+                }
+            }
+        }
+        part
     }
 }
 

@@ -16,6 +16,8 @@ pub struct RawPart<'a> {
     pub flags: u16,
     /// Of the request that it answers.
     pub sequence: u32,
+    /// Who asked; of an event, who did it.
+    pub port: u32,
     /// Behind the header.
     pub payload: &'a [u8],
 }
@@ -76,6 +78,7 @@ pub fn parts(datagram: &[u8]) -> impl Iterator<Item = Result<RawPart<'_>, String
                     kind: message.message_type(),
                     flags: message.flags(),
                     sequence: message.sequence_number(),
+                    port: message.port_number(),
                     payload: message.payload(),
                 }))
             }
@@ -243,14 +246,14 @@ mod tests {
         fn no_control_message_makes_the_decoder_panic(
             kind in 0..16_u16, flags: u16, payload in prop::collection::vec(any::<u8>(), 0..80),
         ) {
-            let _ = RawPart { kind, flags, sequence: 7, payload: &payload }.decode();
+            let _ = RawPart { kind, flags, sequence: 7, port: 0, payload: &payload }.decode();
         }
 
         #[test]
         fn no_object_makes_the_decoder_panic(
             kind in 16..110_u16, payload in prop::collection::vec(any::<u8>(), 0..120),
         ) {
-            let _ = RawPart { kind, flags: 0, sequence: 7, payload: &payload }.decode();
+            let _ = RawPart { kind, flags: 0, sequence: 7, port: 0, payload: &payload }.decode();
         }
     }
 }

@@ -31,6 +31,14 @@ pub fn rename(namespace: impl AsFd, name: &str, to: &str) -> Result<(), String> 
     send(namespace, request(RouteNetlinkMessage::SetLink(renamed)))
 }
 
+/// `ip link set … netns …`
+pub fn move_link(namespace: impl AsFd, name: &str, to: impl AsFd) -> Result<(), String> {
+    use std::os::fd::AsRawFd as _;
+    let fd = to.as_fd().as_raw_fd();
+    let moved = LinkMessageBuilder::<LinkUnspec>::new().name(name).setns_by_fd(fd).build();
+    send(namespace, request(RouteNetlinkMessage::SetLink(moved)))
+}
+
 /// `ip addr del`
 pub fn delete_address(namespace: impl AsFd, name: &str, net: IpNet) -> Result<(), String> {
     let index = found(&namespace, name)?.header.index;

@@ -1,4 +1,4 @@
-//! What happens to links, addresses and routes, as it happens.
+//! What happens to links, addresses, routes and forwarding, as it happens.
 //!
 //! Events may be lost when the reader is slow; then, and only then, [`Heard::Overrun`] comes, and whoever reads
 //! must look at everything anew. Subscribe first, then look, and nothing falls in between.
@@ -13,8 +13,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::datagram::{Part, parts};
+use super::datagram::{Part, RawPart, parts};
+use super::nft::wire::pick;
 use super::socket::{SocketError, enlarge, failed, system};
+use crate::hostnet::Forwarding;
 
 /// Holds some ten thousand events.
 pub const RECEIVE_BUFFER: usize = 8 << 20;
@@ -24,6 +26,14 @@ const READ_BUFFER: usize = 1 << 16;
 const DATAGRAMS_AT_ONCE: usize = 256;
 /// The kinds below are netlink's own.
 const RTM_BASE: u16 = 16;
+/// `RTM_NEWNETCONF`, which the decoder does not know, and its attributes.
+pub const NEW_NETCONF: u16 = 80;
+const DEL_NETCONF: u16 = 81;
+const NETCONF_HEADER: usize = 4;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+/// The switch of IPv6 per link (Linux ≥ 6.17).
+const NETCONFA_FORCE_FORWARDING: u16 = 9;
 
 /// A kind of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +50,22 @@ pub enum Group {
     Ipv6Routes,
     /// Ids of other namespaces, also that one of them is gone.
     NamespaceIds,
+    /// Switches of IPv4, as far as the kernel tells: forwarding.
+    Ipv4Switches,
+    /// The same of IPv6.
+    Ipv6Switches,
 }
 
 /// Everything that the daemon cares about.
-pub const ALL_GROUPS: [Group; 6] = [
+pub const ALL_GROUPS: [Group; 8] = [
     Group::Links,
     Group::Ipv4Addresses,
     Group::Ipv6Addresses,
     Group::Ipv4Routes,
     Group::Ipv6Routes,
     Group::NamespaceIds,
+    Group::Ipv4Switches,
+    Group::Ipv6Switches,
 ];
 
 /// Where events are heard from.
@@ -67,8 +83,19 @@ pub enum Hears {
 pub struct Notice {
     /// The namespace where it happened; `None`: the monitor's own.
     pub nsid: Option<i32>,
-    /// What happened. An error, with the reason, if that cannot be decoded: something changed, look.
-    pub change: Result<RouteNetlinkMessage, String>,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// To a link, an address, a route or an id.
+    Message(RouteNetlinkMessage),
+    /// Forwarding was switched: on the link of this index, or for all links and new ones.
+    Forwarding(Option<u32>, Forwarding),
+    /// It cannot be decoded, for this reason: something changed, look.
+    Unreadable(String),
 }
 
 /// What there was to hear.
@@ -134,10 +161,17 @@ impl Monitor {
                 if part.as_ref().is_ok_and(|part| part.kind >= RTM_BASE && !is_wanted(part.kind)) {
                     continue;
                 }
+                let is_switch = |part: &&RawPart<'_>| matches!(part.kind, NEW_NETCONF | DEL_NETCONF);
+                if let Some(part) = part.as_ref().ok().filter(is_switch) {
+                    notices.extend(switched(part).map(|change| Notice { nsid, change }));
+                    continue;
+                }
                 match part.and_then(|part| part.decode()) {
-                    Ok(Part::Message(message)) => notices.push(Notice { nsid, change: Ok(message) }),
+                    Ok(Part::Message(message)) => {
+                        notices.push(Notice { nsid, change: Change::Message(message) });
+                    }
                     Ok(Part::Undecodable(reason)) | Err(reason) => {
-                        notices.push(Notice { nsid, change: Err(reason) });
+                        notices.push(Notice { nsid, change: Change::Unreadable(reason) });
                     }
                     Ok(Part::Overrun) => return Ok(Heard::Overrun),
                     Ok(Part::Verdict(_) | Part::Nothing) => {}
@@ -223,6 +257,22 @@ impl AsFd for Monitor {
     }
 }
 
+/// Forwarding as a `RTM_NEWNETCONF` tells it; none where it tells of another switch.
+fn switched(part: &RawPart<'_>) -> Option<Change> {
+    if part.kind != NEW_NETCONF {
+        return None;
+    }
+    let (header, rest) = part.payload.split_at_checked(NETCONF_HEADER)?;
+    let number = |value: &[u8]| value.try_into().ok().map(i32::from_ne_bytes);
+    let kinds = [NETCONFA_IFINDEX, NETCONFA_FORWARDING, NETCONFA_FORCE_FORWARDING];
+    let [index, forwarding, forced] = pick(rest, kinds).ok()?;
+    let (index, on) = (index.and_then(number)?, forwarding.or(forced).and_then(number)? != 0);
+    let ipv6 = i32::from(*header.first()?) == libc::AF_INET6;
+    // The others are `all` and `default`.
+    let link = u32::try_from(index).ok().filter(|index| *index > 0);
+    Some(Change::Forwarding(link, Forwarding { ipv6, on }))
+}
+
 /// `RTNLGRP_…` of linux/rtnetlink.h.
 fn number(group: Group) -> u32 {
     match group {
@@ -232,5 +282,7 @@ fn number(group: Group) -> u32 {
         Group::Ipv6Addresses => 9,
         Group::Ipv6Routes => 11,
         Group::NamespaceIds => 28,
+        Group::Ipv4Switches => 24,
+        Group::Ipv6Switches => 25,
     }
 }

@@ -13,7 +13,9 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-pub use super::nft::stranger::{Drops, add as add_firewall, remove as remove_firewall};
+pub use super::nft::stranger::{
+    Drops, add as add_firewall, delete_table, flush as flush_firewall, remove as remove_firewall,
+};
 use super::socket::{RequestError, RouteSocket, request};
 
 /// A change of a link.

@@ -7,7 +7,7 @@ use std::{
 
 use netloom_api::{Kind, Name};
 
-use super::round::{Finished, Round, names};
+use super::round::{Changing, Finished, Round, names};
 use crate::{
     config::Drift,
     hostnet::{HostNet, Scope},
@@ -64,7 +64,8 @@ impl Applied {
         let unsure = doubts.is_some();
         let doubts = doubts.unwrap_or_default();
         let (before, drift) = (self.world.clone(), Drift::Repair);
-        Round { id, unsure, doubts, changed, scope, before, after: world, around, drift, repairs: false }
+        let (changing, repairs) = (Changing::default(), false);
+        Round { id, unsure, doubts, changed, scope, before, after: world, around, drift, repairs, changing }
     }
 
     /// A round for what somebody else has broken.
@@ -76,7 +77,10 @@ impl Applied {
         around: Arc<RwLock<Surroundings>>,
         drift: Drift,
     ) -> Round {
-        Round { unsure: true, repairs: true, drift, ..self.round(id, task, world, around) }
+        // Of the host as a whole it is known how it stands: it is asked every time.
+        let unsure = !task.0.is_empty();
+        let round = self.round(id, task, world, around);
+        Round { unsure: unsure || round.unsure, repairs: true, drift, ..round }
     }
 
     /// What the kernel may have of these that nobody would look for; none when all is known.

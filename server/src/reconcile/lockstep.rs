@@ -4,7 +4,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use netloom_api::{Kind, Name, Uid};
 
-use super::{Host, applied::Applied, drift::victim, round::Finished};
+use super::{
+    Host,
+    applied::Applied,
+    drift::{Victim, victims},
+    round::Finished,
+};
 use crate::{config::Drift, hostnet::Loss, want::Surroundings, world::World};
 
 /// The reconciler's memory, and the host that it works on.
@@ -35,19 +40,31 @@ impl<H: Host> LockStep<H> {
     /// What was lost is put back, if it was to stay.
     pub(crate) fn lost(&mut self, world: &World, loss: &Loss) {
         let around = self.around.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some((kind, name, _)) = victim(world, self.applied.world(), loss, &around) else { return };
+        let victims = victims(world, self.applied.world(), loss, &around).into_iter();
+        let objects: Vec<_> = victims
+            .filter_map(|victim| match victim {
+                Victim::Object(_, kind, name) => Some((kind, name)),
+                Victim::Host | Victim::Rules => None,
+            })
+            .collect();
+        if objects.is_empty() {
+            return;
+        }
         self.rounds += 1;
-        let objects = vec![(kind, name)];
         let scope = self.applied.scope(world, &objects);
         let (world, around) = (Arc::new(world.clone()), self.around.clone());
-        let round = self.applied.repair(self.rounds, (objects, scope), world, around, Drift::Repair);
-        self.take(&round.run(&self.host));
+        let round = self.applied.repair(self.rounds, (objects, scope), world.clone(), around, Drift::Repair);
+        let finished = round.run(&self.host);
+        self.take(&finished);
+        for name in finished.missed {
+            self.lost(&world, &Loss::Namespace(name));
+        }
     }
 
     /// Everything is compared.
     pub(crate) fn full_pass(&mut self, world: &World) -> Gone {
         self.look();
-        let round = super::Round::whole(Arc::new(world.clone()), self.around.clone(), Drift::Repair);
+        let round = super::round::Round::whole(Arc::new(world.clone()), self.around.clone(), Drift::Repair);
         let have = self.host.observe().unwrap();
         let finished = round.run_from(&self.host, have);
         self.applied = Applied::default();

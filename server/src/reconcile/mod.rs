@@ -12,12 +12,14 @@ pub mod board;
 mod drift;
 #[cfg(test)]
 pub(crate) mod lockstep;
+mod notice;
+mod pass;
 mod retry;
 mod round;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use netloom_api::{ConditionReason, ConditionStatus, Kind, Name};
+use netloom_api::{Kind, Name};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -27,15 +29,15 @@ use tokio::{
 use crate::{
     config::Drift,
     controller::Intent,
-    hostnet::{HostNet, Loss, Outcome, Scope, Step},
+    hostnet::{HostNet, Loss, Outcome, Part, Scope, Step, rules::Rules},
     want::{HostFacts, Surroundings},
-    world::World,
 };
 use applied::Applied;
-use board::{Board, Entry};
-use drift::{Turns, Verdict, victim};
+use board::Board;
+use drift::{Turns, Who};
+use notice::Due;
 use retry::Retries;
-use round::{Finished, Round};
+use round::Finished;
 
 /// Rounds at once; more only wait for each other in the kernel.
 const ROUNDS_AT_ONCE: usize = 16;
@@ -49,6 +51,12 @@ pub trait Host: Send + Sync + 'static {
 
     /// All of the host that bears our marks, and what is in our way. An error means unknown, never absent.
     fn observe(&self) -> Result<HostNet, String>;
+
+    /// The same, of a part; it may be more.
+    fn observe_part(&self, part: &Part) -> Result<HostNet, String>;
+
+    /// The firewall alone.
+    fn rules(&self) -> Result<Rules, String>;
 
     /// The host's own links and switches.
     fn facts(&self) -> Result<HostFacts, String>;
@@ -90,11 +98,22 @@ pub struct Reconciler<H> {
     retries: Retries,
     /// Full passes in a row that could not see the host.
     blind: u32,
+    /// What all rounds have to make way for.
+    due: Due,
+    /// What is due at that time.
+    again: Option<(Instant, Due)>,
+    /// Everything was looked at once.
+    looked: bool,
+    /// When everything was looked at last because events were lost.
+    overran: Option<Instant>,
 }
 
 /// What a round is to be about.
+#[derive(Default)]
 struct Task {
     objects: Vec<(Kind, Name)>,
+    /// What belongs to the host as a whole.
+    host: bool,
     /// Somebody else has taken something of theirs away: what the kernel has of them is not known.
     repairs: bool,
 }
@@ -123,6 +142,10 @@ impl<H: Host> Reconciler<H> {
             turns: Turns::default(),
             retries: Retries::default(),
             blind: 0,
+            due: Due::Nothing,
+            again: None,
+            looked: false,
+            overran: None,
         }
     }
 
@@ -150,33 +173,27 @@ impl<H: Host> Reconciler<H> {
         let mut rounds: JoinSet<Finished> = JoinSet::new();
         let mut clock = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut full_due = false;
         loop {
             self.start_rounds(&mut rounds);
-            if full_due && rounds.is_empty() {
-                full_due = false;
-                // What is left of a round that died must be made right, whatever is done about drift.
-                let drift = if self.running.is_empty() { self.drift } else { Drift::Repair };
-                if let Err(why) = self.full_pass(drift).await {
-                    tracing::warn!(%why, "the host could not be observed; the next full pass tries again");
-                    clock.reset_after(self.blind_for().min(self.interval));
-                }
+            if self.due != Due::Nothing && rounds.is_empty() {
+                self.pass().await;
             }
-            let next_retry = self.retries.next();
+            let (again, next_retry) = (self.again.map(|(at, _)| at), self.retries.next());
             tokio::select! {
                 // All arms are cancel-safe: a message or a finished round is taken whole or not at all.
-                Some(finished) = rounds.join_next(), if !rounds.is_empty() => full_due |= self.finish(finished).await,
-                changed = changes.recv(), if !full_due => match changed {
-                    Some(objects) => self.pending.push(Task { objects, repairs: false }),
+                Some(finished) = rounds.join_next(), if !rounds.is_empty() => self.finish(finished).await,
+                changed = changes.recv(), if self.due == Due::Nothing => match changed {
+                    Some(objects) => self.pending.push(Task { objects, ..Task::default() }),
                     None => break,
                 },
                 // Nobody may be listening to the kernel; then only the clock tells.
-                Some(losses) = losses.recv(), if !full_due => full_due |= self.notice(losses),
-                () = tokio::time::sleep_until(next_retry.unwrap_or_else(Instant::now)), if next_retry.is_some() => {
+                Some(losses) = losses.recv(), if self.due == Due::Nothing => self.notice(losses),
+                () = until(next_retry) => {
                     let objects = self.retries.take(Instant::now());
-                    self.pending.push(Task { objects, repairs: false });
+                    self.pending.push(Task { objects, ..Task::default() });
                 }
-                _ = clock.tick() => full_due = true,
+                () = until(again) => self.again_due(),
+                _ = clock.tick() => self.due = Due::Everything,
                 () = &mut stop => break,
             }
         }
@@ -196,7 +213,8 @@ impl<H: Host> Reconciler<H> {
         let mut waiting = Vec::new();
         let mut claimed: Vec<Scope> = self.running.iter().map(|(_, scope)| scope.clone()).collect();
         for task in std::mem::take(&mut self.pending) {
-            let scope = self.applied.scope(&world, &task.objects);
+            let mut scope = self.applied.scope(&world, &task.objects);
+            scope.host |= task.host;
             let busy = claimed.iter().any(|other| overlap(other, &scope));
             claimed.push(scope.clone());
             if busy || self.running.len() >= ROUNDS_AT_ONCE {
@@ -205,7 +223,7 @@ impl<H: Host> Reconciler<H> {
             }
             self.rounds += 1;
             self.running.push((self.rounds, scope.clone()));
-            let Task { objects: changed, repairs } = task;
+            let Task { objects: changed, host: _, repairs } = task;
             let (id, about) = (self.rounds, (changed, scope));
             let (world, around) = (world.clone(), self.around.clone());
             let round = match repairs {
@@ -218,20 +236,27 @@ impl<H: Host> Reconciler<H> {
         self.pending = waiting;
     }
 
-    /// Takes in what a round did; true when a full pass has to look at what it left.
-    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) -> bool {
+    /// Takes in what a round did.
+    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         let mut finished = match finished {
             Ok(finished) => finished,
             Err(error) => {
                 // A panic in a round is a defect; which one it was is unknown. Its part of the host stays taken until the
                 // full pass, which waits for the other rounds and then frees all.
                 tracing::error!(%error, "a round died");
-                return true;
+                self.due = Due::Everything;
+                return;
             }
         };
         self.running.retain(|(id, _)| *id != finished.id);
-        let full_due = self.applied.take(&finished);
+        if self.applied.take(&finished) {
+            self.due = Due::Everything;
+        }
         let repaired = std::mem::take(&mut finished.repaired);
+        for name in std::mem::take(&mut finished.missed) {
+            let objects = vec![(Kind::Namespace, name)];
+            self.pending.push(Task { objects, repairs: true, ..Task::default() });
+        }
         let now = Instant::now();
         for object in finished.objects() {
             if finished.may_help_to_retry(&object) {
@@ -244,78 +269,17 @@ impl<H: Host> Reconciler<H> {
             self.retries.failed(object, now);
         }
         for uid in repaired.keys() {
-            self.turns.repaired(*uid, Instant::now());
+            self.turns.repaired(uid.map_or(Who::Host, Who::Object), Instant::now());
         }
         self.intent.tell_repairs(&self.board, repaired);
-        full_due
     }
+}
 
-    /// Looks after what was lost, unless it was to go; true when everything must be looked at.
-    fn notice(&mut self, losses: Vec<Loss>) -> bool {
-        if losses.contains(&Loss::Unknown) {
-            return true;
-        }
-        let world = self.intent.committed();
-        let around = self.around.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let victims = losses.iter().filter_map(|loss| victim(&world, self.applied.world(), loss, &around));
-        for (kind, name, uid) in victims.collect::<BTreeSet<_>>() {
-            match self.turns.judge(uid, Instant::now()) {
-                Verdict::Repair => {
-                    self.pending.push(Task { objects: vec![(kind, name)], repairs: true });
-                }
-                Verdict::GiveUp => self.give_up(&world, kind, name),
-                Verdict::Ignore => {}
-            }
-        }
-        false
-    }
-
-    /// Somebody wants the object otherwise than the World: that is for people to settle.
-    fn give_up(&mut self, world: &World, kind: Kind, name: Name) {
-        let Some(object) = world.get_any(kind, &name) else { return };
-        let message = format!(
-            "somebody keeps taking away what netloom made for it: put back {} times within a minute, and now left \
-             until the next full pass",
-            drift::REPAIRS
-        );
-        tracing::warn!(%kind, %name, message);
-        let meta = object.meta();
-        let status = ConditionStatus::False;
-        let entry = Entry::new(status, ConditionReason::Conflict, meta.generation, message);
-        let facts = self.board.get(&meta.uid).map(|entry| entry.facts).unwrap_or_default();
-        self.board.set(meta.uid, Entry { facts, ..entry });
-        self.applied.doubt(kind, name.clone());
-        self.intent.tell_status(&self.board, vec![(kind, name)]);
-    }
-
-    /// Compares everything with what the kernel has, and puts it right, or tells. Nothing else runs meanwhile.
-    async fn full_pass(&mut self, drift: Drift) -> Result<(), String> {
-        // A port that another process had may be free again.
-        self.intent.reclaim_ports();
-        let world = match drift {
-            Drift::Repair => self.intent.committed(),
-            // What no round has been about yet is no drift.
-            Drift::Report => Arc::new(self.applied.world().clone()),
-        };
-        let host = self.host.clone();
-        let around = self.around.clone();
-        let observed = tokio::task::spawn_blocking(move || {
-            let facts = host.facts()?;
-            let mut around = around.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            around.facts = facts;
-            host.observe()
-        });
-        let observed = observed.await.map_err(|error| error.to_string()).flatten();
-        self.blind = if observed.is_err() { self.blind.saturating_add(1) } else { 0 };
-        let have = observed?;
-        let round = Round::whole(world, self.around.clone(), drift);
-        let host = self.host.clone();
-        let finished = tokio::task::spawn_blocking(move || round.run_from(&*host, have));
-        let finished = finished.await.map_err(|error| error.to_string())?;
-        self.applied = Applied::default();
-        self.running.clear();
-        self.finish(Ok(finished)).await;
-        Ok(())
+/// Resolves at that time; without one, never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

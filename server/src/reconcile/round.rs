@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::Drift,
     controller::Intent,
-    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Route, Scope, Step},
+    hostnet::{Facts, Failure, FailureSort, HostNet, Outcome, Part, Route, Scope, Step},
     plan::{Plan, plan},
     want::{NoWay, Surroundings, have_host, want},
     world::{AnyStored, World},
@@ -41,6 +41,16 @@ pub(super) struct Round {
     pub(super) drift: Drift,
     /// It is about what somebody else has broken.
     pub(super) repairs: bool,
+    /// What it does for these is no repair: their intent has changed, too.
+    pub(super) changing: Changing,
+}
+
+/// Whose part of the host is about to change by intent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changing {
+    pub(super) objects: BTreeSet<(Kind, Name)>,
+    /// What belongs to nobody in particular.
+    pub(super) host: bool,
 }
 
 /// A round that is done, and what came of it for each object.
@@ -55,11 +65,15 @@ pub(super) struct Finished {
     unknown: Option<String>,
     /// What the kernel may have now, when not all went well.
     pub(super) doubt: Option<Arc<HostNet>>,
-    /// Of a repair: the steps that were taken, by object.
-    pub(super) repaired: BTreeMap<Uid, Vec<String>>,
+    /// Of a repair: the steps that were taken, by object; those of the host as a whole belong to none.
+    pub(super) repaired: Repaired,
+    /// Nothing was done: Namespaces are gone that the round is not about, and have to be made first.
+    pub(super) missed: BTreeSet<Name>,
     /// The host's own addresses, as last seen.
     addresses: BTreeSet<IpAddr>,
 }
+
+pub(super) type Repaired = BTreeMap<Option<Uid>, Vec<String>>;
 
 impl Round {
     /// A round about everything, planned from what was observed.
@@ -75,6 +89,7 @@ impl Round {
             around,
             drift,
             repairs: false,
+            changing: Changing::default(),
         }
     }
 
@@ -83,7 +98,11 @@ impl Round {
         if self.scope.host
             && let Ok(facts) = host.facts()
         {
-            self.around.write().unwrap_or_else(PoisonError::into_inner).facts = facts;
+            super::pass::learn(
+                &mut self.around.write().unwrap_or_else(PoisonError::into_inner),
+                &self.before,
+                facts,
+            );
         }
         let around = self.surroundings();
         let mut have = want(&self.before, &self.scope, &around);
@@ -97,10 +116,15 @@ impl Round {
             have.rules.elements.append(&mut own.rules.elements);
         }
         if self.unsure {
-            match self.observe(host, &self.like(&around), &around) {
-                Ok(observed) => have = observed,
+            let (observed, gone) = match self.observe(host, &self.like(&around), &around) {
+                Ok(observed) => observed,
                 Err(why) => return self.unknown(why),
+            };
+            if self.repairs && !gone.is_empty() {
+                let nothing = Round { changed: Vec::new(), scope: Scope::default(), ..self };
+                return Finished { missed: gone, ..nothing.finished(BTreeMap::new(), BTreeMap::new(), None) };
             }
+            have = observed;
         }
         self.unsure = false;
         self.run_from(host, have)
@@ -111,7 +135,7 @@ impl Round {
         let around = self.surroundings();
         let wanted = want(&self.after, &self.scope, &around);
         let mut facts = BTreeMap::new();
-        let mut repaired: BTreeMap<Uid, Vec<String>> = BTreeMap::new();
+        let mut repaired = Repaired::new();
         for look in 0.. {
             let Plan { steps, conflicts } = plan(&have, &wanted);
             let outcomes = match self.drift {
@@ -149,7 +173,7 @@ impl Round {
                 return Finished { repaired, doubt, ..self.finished(facts, failures, None) };
             }
             match self.observe(host, &self.like(&around), &around) {
-                Ok(observed) => have = observed,
+                Ok((observed, _)) => have = observed,
                 Err(why) => return self.unknown(why),
             }
         }
@@ -157,13 +181,20 @@ impl Round {
     }
 
     /// What was done, for the log. A step of the host as a whole is told for what the round is about.
-    fn note_repairs(&self, steps: &[Step], outcomes: &[Outcome], repaired: &mut BTreeMap<Uid, Vec<String>>) {
+    fn note_repairs(&self, steps: &[Step], outcomes: &[Outcome], repaired: &mut Repaired) {
+        let changing: BTreeSet<Uid> = self
+            .changing
+            .objects
+            .iter()
+            .filter_map(|(kind, name)| self.after.get_any(*kind, name).map(|object| object.meta().uid))
+            .collect();
         let about = self.changed.iter().find_map(|(kind, name)| self.after.get_any(*kind, name));
         let about = about.map(|object| object.meta().uid);
         let done = steps.iter().zip(outcomes).filter(|(_, outcome)| matches!(outcome, Outcome::Done(_)));
         for (step, _) in done {
-            if let Some(uid) = step.uid.or(about) {
-                repaired.entry(uid).or_default().push(step.to_string());
+            let whose = step.uid.or(about);
+            if whose.map_or(!self.changing.host, |uid| !changing.contains(&uid)) {
+                repaired.entry(whose).or_default().push(step.to_string());
             }
         }
     }
@@ -182,9 +213,22 @@ impl Round {
     }
 
     /// What the kernel has of this scope: all that bears the mark of one of its objects, or stands where they want to be.
-    fn observe(&self, host: &dyn Host, like: &HostNet, around: &Surroundings) -> Result<HostNet, String> {
-        let mut have = host.observe()?;
+    /// And the namespaces that they are in and that are not there, while the round is not about these.
+    fn observe(
+        &self,
+        host: &dyn Host,
+        like: &HostNet,
+        around: &Surroundings,
+    ) -> Result<(HostNet, BTreeSet<Name>), String> {
         let wanted = want(&self.after, &self.scope, around);
+        let mut part = Part::around([like, &wanted]);
+        part.namespaces.extend(self.namespaces());
+        let mut have = host.observe_part(&part)?;
+        let mut gone = Part::around([&wanted]).namespaces;
+        gone.retain(|name| {
+            let is_there = have.namespaces.contains_key(name) || have.adopted.contains_key(name);
+            !is_there && !self.scope.namespaces.contains(name)
+        });
         let uids: BTreeSet<Uid> = self.uids().into_iter().collect();
         let ours = |mark: &crate::hostnet::Mark| matches!(mark, crate::hostnet::Mark::Object(uid) if uids.contains(uid));
         have.namespaces.retain(|name, mark| ours(mark) || wanted.namespaces.contains_key(name));
@@ -212,7 +256,26 @@ impl Round {
         let keys: BTreeSet<_> =
             like.rules.elements.union(&wanted.rules.elements).map(|e| e.place()).collect();
         have.rules.elements.retain(|element| known(element) || keys.contains(&element.place()));
-        Ok(have)
+        Ok((have, gone))
+    }
+
+    /// The namespaces that the objects are in, also of those that want nothing any more.
+    fn namespaces(&self) -> BTreeSet<Name> {
+        let worlds = [&self.before, &*self.after];
+        let objects = names(&self.scope)
+            .into_iter()
+            .flat_map(|(kind, name)| worlds.map(|world| world.get_any(kind, &name)));
+        let mut found = BTreeSet::new();
+        for object in objects.flatten() {
+            match object {
+                AnyStored::Namespace(namespace) => drop(found.insert(namespace.meta.name.clone())),
+                AnyStored::Attachment(attachment) => drop(found.insert(attachment.spec.namespace.clone())),
+                AnyStored::Route(route) => drop(found.insert(route.spec.namespace.clone())),
+                AnyStored::Link(link) => found.extend(link.spec.ends.iter().map(|end| end.namespace.clone())),
+                AnyStored::Network(_) | AnyStored::PortForward(_) | AnyStored::Reservation(_) => {}
+            }
+        }
+        found
     }
 
     fn uids(&self) -> Vec<Uid> {
@@ -236,8 +299,8 @@ impl Round {
     ) -> Finished {
         let addresses = self.surroundings().facts.addresses;
         let Self { id, changed, scope, after, .. } = self;
-        let repaired = BTreeMap::new();
-        Finished { id, after, changed, scope, facts, failures, unknown, doubt: None, repaired, addresses }
+        let (doubt, repaired, missed) = (None, Repaired::new(), BTreeSet::new());
+        Finished { id, after, changed, scope, facts, failures, unknown, doubt, repaired, missed, addresses }
     }
 }
 
@@ -456,7 +519,10 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
 
 /// What is looked for by its name or place.
 fn add(like: &mut HostNet, other: &HostNet) {
+    like.namespaces.extend(other.namespaces.clone());
+    like.adopted.extend(other.adopted.clone());
     like.links.extend(other.links.clone());
+    like.addresses.extend(other.addresses.clone());
     like.borrowed.extend(other.borrowed.clone());
     like.routes.extend(other.routes.clone());
     like.rules.elements.extend(other.rules.elements.iter().cloned());

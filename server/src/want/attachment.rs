@@ -108,6 +108,8 @@ fn sysctls(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mut
     let off = Sysctl::DisableIpv6(attachment.alloc.host_device.clone());
     net.sysctls.insert((Stack::Host, off), "1".into());
     if network::has_ipv6(network) {
+        // Also where it is off for new links, or somebody has switched it off: then there are no addresses.
+        net.sysctls.insert((inside.clone(), Sysctl::DisableIpv6(interface.clone())), "0".into());
         net.sysctls.insert((inside.clone(), Sysctl::AcceptRa(interface.clone())), "0".into());
         net.sysctls.insert((inside, Sysctl::AcceptDad(interface.clone())), "0".into());
     } else {

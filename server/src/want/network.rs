@@ -100,6 +100,7 @@ fn sysctls(world: &World, network: &Stored<Network>, around: &Surroundings, net:
     let mut set = |sysctl, value: &str| net.sysctls.insert((Stack::Host, sysctl), value.to_owned());
     if around.features.ipv6 {
         if has_ipv6(network) {
+            set(Sysctl::DisableIpv6(device.clone()), "0");
             set(Sysctl::AcceptRa(device.clone()), "0");
             set(Sysctl::AcceptDad(device.clone()), "0");
             if around.manages_forwarding && around.features.force_forwarding {

@@ -13,7 +13,7 @@
 mod errors;
 mod leaving;
 mod recovery;
-mod scene;
+pub mod scene;
 mod story;
 mod sweep;
 

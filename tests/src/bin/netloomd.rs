@@ -1,6 +1,6 @@
 //! The daemon, as `netloomd` is, but for the points at which a test lets it die and the requests that it has fail.
 //!
-//! `NETLOOM_FAULTS`: `record=FILE`, `die=N`, `refuse=EFFECT:N:CODE`, `lose=EFFECT:N`, `slow=MILLISECONDS`,
+//! `NETLOOM_FAULTS`: `record=FILE`, `die=N`, `refuse=EFFECT:N:CODE`, `lose=EFFECT:N`, `slow=MILLISECONDS`, `owners=no`,
 //! `control=SOCKET`, with commas between them. Over the control socket a test arms the points anew while the daemon runs, one script a line; the answer is a
 //! line that says how many requests of each effect there were since the last script, and whether one was made to fail.
 
@@ -43,6 +43,7 @@ fn script_of(text: &str) -> Result<Script, String> {
                 let code = code.parse().map_err(|_| format!("{code} is no code"))?;
                 script.fail = Some((effect(of)?, number(at)?, Fault::Refused(code)));
             }
+            ("owners", ["no"]) => script.without_owners = true,
             (_, _) => return Err(format!("{part} is not known")),
         }
     }

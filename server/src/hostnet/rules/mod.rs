@@ -19,6 +19,8 @@ pub enum Skeleton {
     Absent,
     /// It is there, but not as this netloom makes it, or something of it is missing.
     Outdated,
+    /// It is there, and right, but anybody may change it: whoever made it is gone.
+    Unowned,
     /// It is there, and right.
     Present,
 }

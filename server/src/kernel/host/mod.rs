@@ -26,6 +26,7 @@ mod tc;
 mod tests;
 mod view;
 mod watch;
+mod watch_names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +49,7 @@ use super::{
 };
 use crate::{
     diagnose::{ProbePlan, seen::Seen},
-    hostnet::{Features, HostNet, HostView, Mark, Outcome, Stack, Step},
+    hostnet::{Features, HostNet, HostView, Mark, Outcome, Part, Stack, Step, rules::Rules},
     reconcile::Host,
     want::{HostFacts, HostLinks},
     world::{Adoption, Stored, World},
@@ -57,6 +58,8 @@ use flows::FlowForgetter;
 use rules::RulesWriter;
 pub use settings::{Place, SettingsError};
 
+/// Messages about losses that are told and not yet taken.
+const LOSSES: usize = 64;
 /// How long a probe waits for an answer.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -217,10 +220,16 @@ impl Kernel {
     /// What is lost from now on, of all that bears our marks. Where the kernel does not let us listen there is nothing to
     /// hear, and the full pass has to do.
     pub fn losses(&self) -> tokio::sync::mpsc::Receiver<Vec<crate::hostnet::Loss>> {
-        watch::start().unwrap_or_else(|error| {
-            tracing::warn!(%error, "events of the kernel cannot be heard; what others break is seen every few minutes");
-            tokio::sync::mpsc::channel(1).1
-        })
+        let (tell, losses) = tokio::sync::mpsc::channel(LOSSES);
+        let links = watch::start(tell.clone()).map_err(|error| error.to_string());
+        let names = watch_names::start(tell.clone());
+        let rules = self.0.rules.watch(tell);
+        for (what, heard) in [("links", links), ("names of namespaces", names), ("the firewall", rules)] {
+            if let Err(error) = heard {
+                tracing::warn!(%error, "events of {what} cannot be heard; what others break is seen every few minutes");
+            }
+        }
+        losses
     }
 
     /// What one stack has, now.
@@ -254,7 +263,7 @@ impl Kernel {
 
     /// Removes everything that bears our marks, and nothing else; tells what, in the words of `ip` and `nft`.
     pub fn purge(&self, dry_run: bool) -> Result<Vec<String>, String> {
-        let have = observe::observe(&self.0)?;
+        let have = observe::observe(&self.0, None)?;
         let nothing = HostNet::default();
         let mut bare = have.clone();
         bare.rules.elements.clear();
@@ -288,7 +297,15 @@ impl Host for Kernel {
     }
 
     fn observe(&self) -> Result<HostNet, String> {
-        observe::observe(&self.0)
+        observe::observe(&self.0, None)
+    }
+
+    fn observe_part(&self, part: &Part) -> Result<HostNet, String> {
+        observe::observe(&self.0, Some(part))
+    }
+
+    fn rules(&self) -> Result<Rules, String> {
+        self.0.rules.dump().map_err(|error| error.to_string())
     }
 
     fn facts(&self) -> Result<HostFacts, String> {

@@ -24,7 +24,7 @@ use super::{
     tc,
 };
 use crate::{
-    hostnet::{Address, Adopted, HostNet, Link, LinkKind, Mark, Route, Stack, Sysctl},
+    hostnet::{Address, Adopted, HostNet, Link, LinkKind, Mark, Part, Route, Stack, Sysctl},
     kernel::{
         adopt::{self, FindError},
         netns::{self, EntryKind, NetnsError},
@@ -43,7 +43,9 @@ pub(super) struct Seen {
     sysctls: Vec<(Sysctl, String)>,
 }
 
-pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
+/// All of it, or the host and a part of the namespaces.
+pub(super) fn observe(inner: &Inner, part: Option<&Part>) -> Result<HostNet, String> {
+    let is_in = |name: &Name| part.is_none_or(|part| part.namespaces.contains(name));
     let mut net = HostNet::default();
     let host = inner.with_socket(|socket| Seen::take(socket, Stack::Host)).map_err(text)?;
     let mut inside = Vec::new();
@@ -53,7 +55,7 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
     for entry in inner.namespaces.list().map_err(text)? {
         // A name that no object can have is nobody's that we know.
         let Ok(name) = entry.name.parse::<Name>() else { continue };
-        if entry.kind == EntryKind::Unpinned {
+        if entry.kind == EntryKind::Unpinned || !is_in(&name) {
             continue;
         }
         let mark = match look_inside(inner, &name, world.get(&name))? {
@@ -68,7 +70,9 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
         };
         net.namespaces.insert(name, mark);
     }
-    for namespace in world.all_adopted().filter_map(|name| world.get::<Namespace>(name)) {
+    for namespace in
+        world.all_adopted().filter(|name| is_in(name)).filter_map(|name| world.get::<Namespace>(name))
+    {
         if let Some((adopted, seen)) = look_into_adopted(inner, namespace)? {
             net.adopted.insert(namespace.meta.name.clone(), adopted);
             inside.push(seen);
@@ -82,7 +86,7 @@ pub(super) fn observe(inner: &Inner) -> Result<HostNet, String> {
     host.fill(&mut net, &cables);
     inner.with_socket(|socket| tc::observe(socket, &names, &mut net)).map_err(text)?;
     own_by_pair(&mut net);
-    host_sysctls(&mut net)?;
+    host_sysctls(&mut net, part)?;
     net.rules = inner.rules.dump().map_err(text)?;
     Ok(net)
 }
@@ -348,7 +352,8 @@ fn is_hairpin(info: &LinkInfo) -> bool {
 }
 
 /// Switches of our own links in the host.
-fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
+fn host_sysctls(net: &mut HostNet, part: Option<&Part>) -> Result<(), String> {
+    let is_in = |name: &IfName| part.is_none_or(|part| part.devices.contains(name));
     let of_ports: [fn(IfName) -> Sysctl; 1] = [Sysctl::DisableIpv6];
     let of_ends: [fn(IfName) -> Sysctl; 3] = [Sysctl::DisableIpv6, Sysctl::AcceptRa, Sysctl::AcceptDad];
     let of_bridges: [fn(IfName) -> Sysctl; 6] = [
@@ -359,7 +364,8 @@ fn host_sysctls(net: &mut HostNet) -> Result<(), String> {
         Sysctl::ForceForwarding6,
         Sysctl::RouteLocalnet,
     ];
-    for ((_, name), link) in net.links.iter().filter(|((stack, _), _)| *stack == Stack::Host) {
+    let of_host = net.links.iter().filter(|((stack, name), _)| *stack == Stack::Host && is_in(name));
+    for ((_, name), link) in of_host {
         let makers: &[fn(IfName) -> Sysctl] = match (&link.kind, &link.master, link.mark.is_ours()) {
             (LinkKind::Bridge, _, true) => &of_bridges,
             // What we may switch of the user's own bridges.

@@ -3,19 +3,34 @@
 use std::{
     collections::BTreeSet,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
+    time::Duration,
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
-    hostnet::rules::{Element, Part, Rules, SetId},
-    kernel::nft::{Nft, NftError},
+    hostnet::{
+        Loss,
+        rules::{Element, Part, Rules, SetId},
+    },
+    kernel::nft::{Nft, NftError, monitor::RulesMonitor},
 };
 
 const QUEUE: usize = 256;
 /// Commits that are put together at most.
 const TOGETHER: usize = 64;
 
+/// How often the thread looks whether anybody still listens.
+const LOOKS_UP_EVERY: Duration = Duration::from_millis(500);
+/// Who changes our tables mostly has more to do than one thing.
+const SETTLES_WITHIN: Duration = Duration::from_millis(50);
+
 /// Speaks to the writer.
-pub(super) struct RulesWriter(SyncSender<Work>);
+pub(super) struct RulesWriter {
+    queue: SyncSender<Work>,
+    /// Others can change our tables: then this is our own number.
+    unowned: Option<u32>,
+}
 
 enum Work {
     Ensure(SyncSender<Result<(), NftError>>),
@@ -36,8 +51,17 @@ impl RulesWriter {
         let nft = Nft::open()?;
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("nft-writer".into());
+        let unowned = (!nft.features().owner).then(|| nft.port());
         thread.spawn(move || write(nft, &receiver)).map_err(super::KernelOpenError::Thread)?;
-        Ok(Self(sender))
+        Ok(Self { queue: sender, unowned })
+    }
+
+    /// Tells from now on when others have changed our tables, where they can. It ends when nobody receives any more.
+    pub(super) fn watch(&self, tell: mpsc::Sender<Vec<Loss>>) -> Result<(), String> {
+        let Some(own) = self.unowned else { return Ok(()) };
+        let monitor = RulesMonitor::open(own).map_err(|error| error.to_string())?;
+        let thread = std::thread::Builder::new().name("watch-rules".into());
+        thread.spawn(move || listen(monitor, &tell)).map_err(|error| error.to_string()).map(drop)
     }
 
     pub(super) fn ensure(&self) -> Result<(), NftError> {
@@ -60,7 +84,7 @@ impl RulesWriter {
         let gone =
             || NftError::System { operation: "the firewall's thread", errno: nix::errno::Errno::EPIPE };
         let (answer, answered) = sync_channel(1);
-        self.0.send(work(answer)).map_err(|_| gone())?;
+        self.queue.send(work(answer)).map_err(|_| gone())?;
         answered.recv().map_err(|_| gone())?
     }
 }
@@ -68,6 +92,24 @@ impl RulesWriter {
 impl Commit {
     fn places(&self) -> BTreeSet<(SetId, Vec<Part>)> {
         self.remove.iter().chain(&self.add).map(Element::place).collect()
+    }
+}
+
+fn listen(mut monitor: RulesMonitor, tell: &mpsc::Sender<Vec<Loss>>) {
+    while !tell.is_closed() {
+        match monitor.wait(LOOKS_UP_EVERY) {
+            Ok(false) => {}
+            Ok(true) => {
+                std::thread::sleep(SETTLES_WITHIN);
+                if monitor.wait(Duration::ZERO).is_err() || tell.blocking_send(vec![Loss::Rules]).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "changes of the firewall are heard no more");
+                return;
+            }
+        }
     }
 }
 

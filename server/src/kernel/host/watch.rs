@@ -15,21 +15,28 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkMessage},
     route::{RouteAttribute, RouteMessage, RouteProtocol},
 };
-use netloom_api::Uid;
+use netloom_api::{Mac, Uid};
 use tokio::sync::mpsc;
 
 use super::dump::{address_of, destination, mark};
 use crate::{
-    hostnet::{Loss, Mark, PROTOCOL},
+    hostnet::{Forwarding, Loss, Mark, PROTOCOL, Shape},
     kernel::{
-        monitor::{Group, Heard, Hears, Monitor, Notice, RECEIVE_BUFFER},
+        monitor::{Change, Group, Heard, Hears, Monitor, NEW_NETCONF, Notice, RECEIVE_BUFFER},
         socket::{RequestError, RouteSocket, SocketError, failed},
     },
 };
 
 /// What is listened to.
-const GROUPS: [Group; 5] =
-    [Group::Links, Group::Ipv4Addresses, Group::Ipv6Addresses, Group::Ipv4Routes, Group::Ipv6Routes];
+const GROUPS: [Group; 7] = [
+    Group::Links,
+    Group::Ipv4Addresses,
+    Group::Ipv6Addresses,
+    Group::Ipv4Routes,
+    Group::Ipv6Routes,
+    Group::Ipv4Switches,
+    Group::Ipv6Switches,
+];
 /// `RTM_…` of linux/rtnetlink.h: what is heard at all times. That something came only matters while something is missed.
 const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
@@ -39,8 +46,6 @@ const DEL_ROUTE: u16 = 25;
 const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 /// How often the thread looks whether anybody still listens.
 const LOOKS_UP_EVERY: Duration = Duration::from_millis(500);
-/// Losses that are told and not yet taken.
-const QUEUE: usize = 64;
 /// Links that are remembered. More are asked for when something happens to them.
 const REMEMBERED: usize = 100_000;
 
@@ -48,13 +53,12 @@ const REMEMBERED: usize = 100_000;
 type Place = (Option<i32>, u32);
 
 /// Starts to listen, in the namespace of the calling thread, which is the host. It ends when nobody receives any more.
-pub(super) fn start() -> Result<mpsc::Receiver<Vec<Loss>>, SocketError> {
+pub(super) fn start(tell: mpsc::Sender<Vec<Loss>>) -> Result<(), SocketError> {
     let monitor = Monitor::open(&GROUPS, Hears::AllNamespaces, RECEIVE_BUFFER)?;
     let socket = RouteSocket::open()?;
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let work = move || listen(monitor, socket, &sender);
+    let work = move || listen(monitor, socket, &tell);
     let started = std::thread::Builder::new().name("watch".into()).spawn(work);
-    started.map_err(failed("thread")).map(|_| receiver)
+    started.map_err(failed("thread")).map(drop)
 }
 
 fn listen(mut monitor: Monitor, mut socket: RouteSocket, tell: &mpsc::Sender<Vec<Loss>>) {
@@ -63,7 +67,9 @@ fn listen(mut monitor: Monitor, mut socket: RouteSocket, tell: &mpsc::Sender<Vec
         let now = Instant::now();
         let patience = watch.next_due().map_or(LOOKS_UP_EVERY, |due| due.saturating_duration_since(now));
         let curious = watch.is_curious();
-        let is_wanted = |kind: u16| curious || matches!(kind, NEW_LINK | DEL_LINK | DEL_ADDRESS | DEL_ROUTE);
+        let is_wanted = |kind: u16| {
+            curious || matches!(kind, NEW_LINK | DEL_LINK | DEL_ADDRESS | DEL_ROUTE | NEW_NETCONF)
+        };
         match monitor.wait_for(patience.min(LOOKS_UP_EVERY), &is_wanted) {
             Ok(Heard::Notices(notices)) => {
                 let now = Instant::now();
@@ -83,7 +89,7 @@ fn listen(mut monitor: Monitor, mut socket: RouteSocket, tell: &mpsc::Sender<Vec
         {
             socket = another;
         }
-        let due = watch.due(Instant::now());
+        let due = watch.due(Instant::now(), &mut |place| asked(&mut socket, place));
         if !due.is_empty()
             && let Err(mpsc::error::TrySendError::Full(due)) = tell.try_send(due)
         {
@@ -108,6 +114,8 @@ struct Known {
     uid: Uid,
     name: String,
     master: Option<u32>,
+    mtu: u32,
+    mac: Option<Mac>,
 }
 
 /// Where something was that may be lost.
@@ -115,8 +123,12 @@ struct Known {
 enum Spot {
     /// By name: a link that is made again has another index.
     Link(Option<i32>, String),
+    Shape(Place),
     Address(Place, IpNet),
-    Route(Place, IpNet),
+    Route(Option<i32>, Option<u32>, IpNet),
+    /// Of a link, and of which family.
+    Forwarding(Place, bool),
+    HostForwarding(bool),
     Everything,
 }
 
@@ -130,37 +142,56 @@ struct Watch {
 impl Watch {
     fn hear(&mut self, notice: &Notice, now: Instant, ask: &mut impl FnMut(Place) -> Option<Uid>) {
         let nsid = notice.nsid;
-        match &notice.change {
+        let message = match &notice.change {
+            Change::Message(message) => message,
+            Change::Forwarding(link, forwarding) => {
+                return self.switched(nsid, *link, *forwarding, now);
+            }
+            // What cannot be read is no loss that we know of; the full pass sees it.
+            Change::Unreadable(_) => return,
+        };
+        match message {
             // What a bridge says of its ports is said of the link, too.
-            Ok(M::NewLink(link) | M::DelLink(link))
-                if link.header.interface_family == AddressFamily::Bridge => {}
-            Ok(M::NewLink(link)) => self.link_is(nsid, link, now),
-            Ok(M::DelLink(link)) => self.link_went(nsid, link, now),
-            Ok(M::NewAddress(address)) => {
+            M::NewLink(link) | M::DelLink(link) if link.header.interface_family == AddressFamily::Bridge => {}
+            M::NewLink(link) => self.link_is(nsid, link, now),
+            M::DelLink(link) => self.link_went(nsid, link, now),
+            M::NewAddress(address) => {
                 if let Some((net, _)) = address_of(address) {
                     self.suspects.remove(&Spot::Address((nsid, address.header.index), net));
                 }
             }
-            Ok(M::DelAddress(address)) if is_ours(address) => {
+            M::DelAddress(address) if is_ours(address) => {
                 let place = (nsid, address.header.index);
                 if let (Some((net, _)), Some(uid)) = (address_of(address), self.owner(place, ask)) {
                     self.suspect(Spot::Address(place, net), Loss::Address(uid, net), now);
                 }
             }
-            Ok(M::NewRoute(route)) => {
-                if let Some((index, net)) = by_link(route) {
-                    self.suspects.remove(&Spot::Route((nsid, index), net));
+            M::NewRoute(route) => {
+                if let Some(net) = destination(route) {
+                    self.suspects.remove(&Spot::Route(nsid, by_link(route), net));
                 }
             }
-            Ok(M::DelRoute(route)) if route.header.protocol == RouteProtocol::Other(PROTOCOL) => {
-                let Some((index, net)) = by_link(route) else { return };
-                if let Some(uid) = self.owner((nsid, index), ask) {
-                    self.suspect(Spot::Route((nsid, index), net), Loss::Route(uid, net), now);
-                }
+            M::DelRoute(route) if route.header.protocol == RouteProtocol::Other(PROTOCOL) => {
+                let (index, Some(net)) = (by_link(route), destination(route)) else { return };
+                let uid = index.and_then(|index| self.owner((nsid, index), ask));
+                self.suspect(Spot::Route(nsid, index, net), Loss::Route(uid, net), now);
             }
-            // What cannot be read is no loss that we know of; the full pass sees it.
-            Ok(_) | Err(_) => {}
+            _ => {}
         }
+    }
+
+    fn switched(&mut self, nsid: Option<i32>, link: Option<u32>, forwarding: Forwarding, now: Instant) {
+        let place = link.map(|link| (nsid, link));
+        let uid = place.and_then(|place| self.links.get(&place)).map(|known| known.uid);
+        let spot = match place {
+            Some(place) => Spot::Forwarding(place, forwarding.ipv6),
+            None if nsid.is_none() => Spot::HostForwarding(forwarding.ipv6),
+            // In a namespace, what is for all links is told for each of them, too.
+            None => return,
+        };
+        // How it stands in the end is what counts.
+        let (loss, _) = self.suspects.entry(spot).or_insert((Loss::Unknown, now));
+        *loss = Loss::Forwarding(uid, forwarding);
     }
 
     /// Whether something is missed that may come back.
@@ -174,14 +205,29 @@ impl Watch {
     }
 
     /// What has not come back in time.
-    fn due(&mut self, now: Instant) -> Vec<Loss> {
-        let is_due = |since: &Instant| now.saturating_duration_since(*since) >= SETTLES_WITHIN;
-        let mut due: Vec<Loss> =
-            self.suspects.values().filter(|(_, since)| is_due(since)).map(|(loss, _)| loss.clone()).collect();
-        self.suspects.retain(|_, (_, since)| !is_due(since));
+    fn due(&mut self, now: Instant, ask: &mut impl FnMut(Place) -> Option<Uid>) -> Vec<Loss> {
+        let is_due = |_: &Spot, (_, since): &mut (Loss, Instant)| {
+            now.saturating_duration_since(*since) >= SETTLES_WITHIN
+        };
+        let over: Vec<_> = self.suspects.extract_if(.., is_due).collect();
+        let told = over.into_iter().filter_map(|(spot, (loss, _))| self.owned(&spot, loss, ask));
+        let mut due: Vec<Loss> = told.collect();
         due.sort();
         due.dedup();
         due
+    }
+
+    /// A switch of a link that was not known when it was heard: older than we, or new, and then it is as it was made.
+    fn owned(&self, spot: &Spot, loss: Loss, ask: &mut impl FnMut(Place) -> Option<Uid>) -> Option<Loss> {
+        match (spot, &loss) {
+            (Spot::Forwarding(place, _), Loss::Forwarding(None, _)) if self.links.contains_key(place) => None,
+            (Spot::Forwarding(place, _), Loss::Forwarding(None, forwarding)) => {
+                let uid = ask(*place);
+                let is_ours = uid.is_some() || place.0.is_none();
+                is_ours.then_some(Loss::Forwarding(uid, *forwarding))
+            }
+            _ => Some(loss),
+        }
     }
 
     /// When the next suspicion is due.
@@ -207,6 +253,7 @@ impl Watch {
         };
         let (Some(uid), Some(name)) = (uid, name_of(link)) else { return };
         let master = master_of(link);
+        let shape = shape_of(&name, link);
         let is_up = link.header.flags.contains(LinkFlags::Up);
         let is_as_before = before
             .as_ref()
@@ -217,9 +264,17 @@ impl Watch {
             let known_as = before.as_ref().map_or(&name, |before| &before.name).clone();
             self.suspect(Spot::Link(nsid, known_as), Loss::Link(uid), now);
         }
+        let is_known_so =
+            before.as_ref().map_or(!is_up, |before| (before.mtu, before.mac) == (shape.mtu, shape.mac));
+        if !is_known_so {
+            let (loss, _) = self.suspects.entry(Spot::Shape(place)).or_insert((Loss::Unknown, now));
+            *loss = Loss::Shape(uid, shape.clone());
+        }
         if before.is_some() || self.links.len() < REMEMBERED {
+            let Shape { name, mtu, mac } = shape;
             // Of a link that was taken away from its place it is remembered where that was.
-            let known = before.filter(|_| !is_as_before).unwrap_or(Known { uid, name, master });
+            let before = before.filter(|_| !is_as_before).map(|before| Known { mtu, mac, ..before });
+            let known = before.unwrap_or(Known { uid, name, master, mtu, mac });
             self.links.insert(place, known);
         }
     }
@@ -250,17 +305,30 @@ fn master_of(link: &LinkMessage) -> Option<u32> {
     })
 }
 
+fn shape_of(name: &str, link: &LinkMessage) -> Shape {
+    let mut shape = Shape { name: name.to_owned(), mtu: 0, mac: None };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => shape.mtu = *mtu,
+            LinkAttribute::Address(bytes) => {
+                shape.mac = bytes.as_slice().try_into().ok().map(Mac::from_bytes)
+            }
+            _ => {}
+        }
+    }
+    shape
+}
+
 fn is_ours(address: &AddressMessage) -> bool {
     address.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)))
 }
 
-/// The link that a route goes by, and where to.
-fn by_link(route: &RouteMessage) -> Option<(u32, IpNet)> {
-    let index = route.attributes.iter().find_map(|attribute| match attribute {
+/// The link that a route goes by.
+fn by_link(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
-    });
-    Some((index?, destination(route)?))
+    })
 }
 
 #[cfg(test)]
@@ -281,7 +349,7 @@ mod tests {
         }
 
         fn hear(&mut self, change: M) {
-            let notice = Notice { nsid: Some(3), change: Ok(change) };
+            let notice = Notice { nsid: Some(3), change: Change::Message(change) };
             let uid = self.uid;
             self.watch.hear(&notice, self.now, &mut |_| Some(uid));
         }
@@ -299,13 +367,15 @@ mod tests {
 
         fn after(&mut self, milliseconds: u64) -> Vec<Loss> {
             self.now += Duration::from_millis(milliseconds);
-            self.watch.due(self.now)
+            let uid = self.uid;
+            self.watch.due(self.now, &mut |(_, index)| (index == 7).then_some(uid))
         }
     }
 
     #[test]
     fn a_link_that_goes_is_a_loss_unless_it_is_back_at_once() {
         let mut scene = Scene::new();
+        scene.hear(M::NewLink(scene.link(7, "eth0", false, None)));
         scene.hear(M::NewLink(scene.link(7, "eth0", true, None)));
         scene.hear(M::DelLink(scene.link(7, "eth0", false, None)));
         assert_eq!(scene.after(50), []);
@@ -314,6 +384,7 @@ mod tests {
         scene.hear(M::NewLink(scene.link(8, "eth0", false, None)));
         scene.hear(M::NewLink(scene.link(8, "eth0", true, None)));
         scene.hear(M::DelLink(scene.link(8, "eth0", true, None)));
+        scene.hear(M::NewLink(scene.link(9, "eth0", false, None)));
         scene.hear(M::NewLink(scene.link(9, "eth0", true, None)));
         assert_eq!(scene.after(1000), []);
     }
@@ -333,6 +404,48 @@ mod tests {
         assert_eq!(lose(&|scene| scene.link(7, "mine", true, Some(2))), 1);
         assert_eq!(lose(&|scene| scene.link(7, "eth0", true, None)), 1);
         assert_eq!(lose(&|scene| scene.link(7, "eth0", true, Some(2))), 0);
+    }
+
+    #[test]
+    fn a_link_that_is_not_what_it_was_is_told_as_it_is_in_the_end() {
+        let mut scene = Scene::new();
+        let link = |scene: &Scene, up: bool, mtu: u32| {
+            let mut link = scene.link(7, "eth0", up, None);
+            link.attributes.push(LinkAttribute::Mtu(mtu));
+            link
+        };
+        let shape = |mtu: u32| Shape { name: "eth0".into(), mtu, mac: None };
+        scene.hear(M::NewLink(link(&scene, false, 1500)));
+        scene.hear(M::NewLink(link(&scene, true, 1500)));
+        assert_eq!(scene.after(1000), [], "it is made");
+        scene.hear(M::NewLink(link(&scene, true, 1400)));
+        scene.hear(M::NewLink(link(&scene, true, 1300)));
+        assert_eq!(scene.after(1000), [Loss::Shape(scene.uid, shape(1300))]);
+        let mut restarted = Scene { uid: scene.uid, ..Scene::new() };
+        restarted.hear(M::NewLink(link(&scene, true, 1300)));
+        assert_eq!(restarted.after(1000), [Loss::Shape(scene.uid, shape(1300))], "nobody knows what it was");
+    }
+
+    #[test]
+    fn forwarding_is_told_of_our_links_and_of_the_host_and_not_of_what_a_workload_has() {
+        let mut scene = Scene::new();
+        let off = Forwarding { ipv6: false, on: false };
+        let mut hear = |nsid, link, forwarding| {
+            let notice = Notice { nsid, change: Change::Forwarding(link, forwarding) };
+            scene.watch.hear(&notice, scene.now, &mut |_| None);
+        };
+        hear(None, Some(7), Forwarding { on: true, ..off });
+        hear(None, Some(7), off);
+        hear(None, None, off);
+        hear(None, Some(2), off);
+        hear(Some(3), None, off);
+        hear(Some(3), Some(2), off);
+        hear(Some(3), Some(8), off);
+        // A new link is as it was made.
+        scene.hear(M::NewLink(scene.link(8, "eth0", false, None)));
+        scene.hear(M::NewLink(scene.link(8, "eth0", true, None)));
+        let told = [Loss::Forwarding(None, off), Loss::Forwarding(Some(scene.uid), off)];
+        assert_eq!(scene.after(1000), told);
     }
 
     #[test]

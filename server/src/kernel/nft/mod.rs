@@ -14,6 +14,7 @@ mod element;
 mod expr;
 pub(in crate::kernel) mod foreign;
 mod layout;
+pub(in crate::kernel) mod monitor;
 mod skeleton;
 pub(in crate::kernel) mod socket;
 pub(in crate::kernel) mod stranger;
@@ -131,7 +132,8 @@ impl Nft {
     /// Opens the socket and asks what the kernel can do. Changes nothing.
     pub fn open() -> Result<Self, NftError> {
         let mut socket = NetfilterSocket::open()?;
-        let features = probe(&mut socket)?;
+        let mut features = probe(&mut socket)?;
+        features.owner &= !crate::fault::without_owners();
         Ok(Self { socket, features, layout: Layout::new() })
     }
 
@@ -147,6 +149,11 @@ impl Nft {
         self.features
     }
 
+    /// The number by which the kernel names us where it tells of changes.
+    pub(in crate::kernel) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// Makes the tables be there, and right; see [`Nft::ensure`].
     pub fn ensure_skeleton(&mut self) -> Result<(), NftError> {
         self.ensure().map(drop)
@@ -159,7 +166,7 @@ impl Nft {
         let flags = self.table_flags();
         match rules.skeleton {
             Skeleton::Present if self.owns(&observed) => Ok(Ensured::Kept),
-            Skeleton::Present => {
+            Skeleton::Present | Skeleton::Unowned => {
                 let mut batch = self.socket.batch(NFNL_SUBSYS_NFTABLES);
                 for table in FAMILIES {
                     write_table(&mut batch, table, flags, None);
@@ -183,7 +190,7 @@ impl Nft {
                 self.change(rest)?;
                 Ok(match rules.skeleton {
                     Skeleton::Absent => Ensured::Created,
-                    Skeleton::Outdated | Skeleton::Present => Ensured::Replaced,
+                    Skeleton::Outdated | Skeleton::Unowned | Skeleton::Present => Ensured::Replaced,
                 })
             }
         }
@@ -204,7 +211,12 @@ impl Nft {
 
     /// All of our firewall, in one consistent picture.
     pub fn dump(&mut self) -> Result<Rules, NftError> {
-        Ok(self.read()?.1)
+        let (observed, mut rules) = self.read()?;
+        let is_unowned = self.features.owner && observed.tables.values().any(|table| table.owner.is_none());
+        if is_unowned && rules.skeleton == Skeleton::Present {
+            rules.skeleton = Skeleton::Unowned;
+        }
+        Ok(rules)
     }
 
     /// Removes both tables; what is not there is fine.

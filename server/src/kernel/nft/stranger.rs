@@ -61,6 +61,30 @@ pub fn add(name: &str, hook: Hook, drops: Drops) -> Result<(), NftError> {
     finish(&mut socket, batch)
 }
 
+/// `nft flush ruleset`: removes every table of the calling thread's network namespace, as far as that is allowed; whether
+/// anything was removed.
+pub fn flush() -> Result<bool, NftError> {
+    let mut socket = NetfilterSocket::open()?;
+    let generation = |socket: &mut NetfilterSocket| {
+        socket.request(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFPROTO_UNSPEC, &[])
+    };
+    let before = generation(&mut socket)?;
+    let mut batch = socket.batch(NFNL_SUBSYS_NFTABLES);
+    batch.push(NFT_MSG_DELTABLE, 0, NFPROTO_UNSPEC, |_| {});
+    finish(&mut socket, batch)?;
+    Ok(generation(&mut socket)? != before)
+}
+
+/// Removes a table of the calling thread's network namespace, in the families `inet` and `bridge`; whether that was allowed.
+pub fn delete_table(name: &str) -> Result<bool, NftError> {
+    let mut socket = NetfilterSocket::open()?;
+    let mut batch = socket.batch(NFNL_SUBSYS_NFTABLES);
+    for family in [NFPROTO_INET, NFPROTO_BRIDGE] {
+        batch.push(NFT_MSG_DELTABLE, 0, family, |body| body.text(NFTA_TABLE_NAME, name));
+    }
+    Ok(socket.commit(batch)?.is_empty())
+}
+
 /// Removes the table again.
 pub fn remove(name: &str) -> Result<(), NftError> {
     let mut socket = NetfilterSocket::open()?;

@@ -26,6 +26,7 @@ pub(super) const NFT_MSG_GETSET: u16 = 10;
 pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
 pub(super) const NFT_MSG_GETSETELEM: u16 = 13;
 pub(super) const NFT_MSG_DELSETELEM: u16 = 14;
+pub(super) const NFT_MSG_NEWGEN: u16 = 15;
 pub(super) const NFT_MSG_GETGEN: u16 = 16;
 pub(super) const NFT_MSG_NEWOBJ: u16 = 18;
 pub(super) const NFT_MSG_GETOBJ: u16 = 19;

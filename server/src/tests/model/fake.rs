@@ -6,9 +6,9 @@ use netloom_api::IfName;
 
 use crate::{
     hostnet::{
-        Action, Address, Facts, Failure, FailureSort, HostNet, Link, LinkKind, Mark, Outcome, Stack, Step,
-        Sysctl,
-        rules::{Element, Skeleton, is_notransit},
+        Action, Address, Facts, Failure, FailureSort, HostNet, Link, LinkKind, Mark, Outcome, Part, Stack,
+        Step, Sysctl,
+        rules::{Element, Rules, Skeleton, is_notransit},
     },
     reconcile::Host,
     want::{HostFacts, Uplink},
@@ -84,6 +84,14 @@ impl Host for Fake {
         // Nobody asks for it.
         net.sysctls.retain(|(_, sysctl), _| !matches!(sysctl, Sysctl::PromoteSecondaries(_)));
         Ok(net)
+    }
+
+    fn observe_part(&self, _: &Part) -> Result<HostNet, String> {
+        self.observe()
+    }
+
+    fn rules(&self) -> Result<Rules, String> {
+        Ok(self.net().rules.clone())
     }
 
     fn facts(&self) -> Result<HostFacts, String> {

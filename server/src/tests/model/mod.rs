@@ -371,7 +371,7 @@ fn theft(net: &HostNet, loot: Loot, which: u16) -> Option<(Step, Option<Loss>)> 
             // The kernel tells by which link it went.
             let of_link = route.link().and_then(|link| net.links.get(&(route.stack.clone(), link.clone())));
             let loss = of_link.and_then(|link| uid_of(&link.mark));
-            let loss = loss.map(|uid| Loss::Route(uid, route.destination));
+            let loss = loss.map(|uid| Loss::Route(Some(uid), route.destination));
             (Action::DeleteRoute(route), loss)
         }
         Loot::Namespace => {

@@ -86,7 +86,7 @@ fn an_owned_table_is_nobody_elses_to_change_and_outlives_its_owner() {
         assert!(refused.contains("EPERM"), "{refused}");
         drop(nft);
         nft = Nft::open().unwrap();
-        assert_eq!(nft.dump().unwrap().skeleton, Skeleton::Present);
+        assert_eq!(nft.dump().unwrap().skeleton, Skeleton::Unowned);
         assert!(flush());
         assert_eq!(nft.dump().unwrap().skeleton, Skeleton::Outdated);
     });

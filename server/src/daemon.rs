@@ -21,7 +21,7 @@ use crate::{
     config::{Config, Forwarding},
     controller::{Controller, Intent},
     kernel::Kernel,
-    reconcile::{self, Reconciler, board::Board},
+    reconcile::{self, Reconciler, Unlooked, board::Board},
     store::{self, OpenError, Store, StoreOptions},
     want::{HostFacts, Surroundings},
 };
@@ -36,7 +36,7 @@ pub struct Daemon {
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     store: Store,
-    booted: watch::Receiver<Option<Result<(), String>>>,
+    booted: watch::Receiver<Option<Result<(), Unlooked>>>,
 }
 
 impl Daemon {
@@ -82,17 +82,23 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(false));
         let (booted_sender, booted) = watch::channel(None);
-        let reconciler =
-            Reconciler::new(Arc::new(kernel), intent, board, around, FULL_PASS_INTERVAL, config.drift);
+        let reconciler = Reconciler::new(
+            Arc::new(kernel),
+            intent,
+            board,
+            around,
+            FULL_PASS_INTERVAL,
+            (config.drift, config.unknown),
+        );
         let is_ready = ready.clone();
-        let tell = move |result: Result<(), String>| {
+        let tell = move |result: Result<(), Unlooked>| {
             match &result {
                 Ok(()) => {
                     is_ready.store(true, Ordering::Release);
                     tell_systemd();
                     tracing::info!("ready");
                 }
-                Err(why) => tracing::error!(%why, "the host could not be observed"),
+                Err(why) => tracing::error!(%why, "not ready"),
             }
             booted_sender.send_replace(Some(result));
         };
@@ -109,7 +115,18 @@ impl Daemon {
     /// Waits for the first full pass.
     pub async fn booted(&mut self) -> anyhow::Result<()> {
         let result = self.booted.wait_for(Option::is_some).await.context("the reconciler stopped")?.clone();
-        result.unwrap_or(Ok(())).map_err(anyhow::Error::msg)
+        Ok(result.unwrap_or(Ok(()))?)
+    }
+
+    /// Resolves when the daemon will not become ready.
+    async fn refusal(&self) -> Unlooked {
+        let mut booted = self.booted.clone();
+        let refused = booted.wait_for(|result| matches!(result, Some(Err(Unlooked::Unknown(_)))));
+        match refused.await.map(|result| result.clone()) {
+            Ok(Some(Err(why))) => why,
+            // It has started, and is about to end.
+            Ok(Some(Ok(())) | None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Stops in order and waits for it.
@@ -131,11 +148,15 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let interrupted = interrupted()?;
     let daemon = Daemon::start(config).await?;
     tracing::info!(socket = %config.socket.path.display(), "listening");
-    interrupted.await;
+    let refusal = tokio::select! {
+        () = interrupted => None,
+        why = daemon.refusal() => Some(why),
+    };
     tracing::info!("stopping");
     // systemd is not there in containers and tests; then there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    daemon.stop().await
+    daemon.stop().await?;
+    refusal.map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// Listens for SIGTERM and SIGINT from now on; resolves when one comes.

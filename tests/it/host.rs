@@ -154,6 +154,12 @@ impl Daemon {
         }
     }
 
+    /// The same with more options, this once.
+    pub async fn start_again_with(&mut self, options: &[&str]) {
+        self.child = command(&self.socket, &self.options).args(options).spawn().unwrap();
+        self.ready().await;
+    }
+
     /// Stops it in order.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);

@@ -233,3 +233,41 @@ fn a_second_daemon_says_who_is_there_and_the_first_does_not_notice() {
         assert_eq!(kernel(), before);
     });
 }
+
+#[test]
+fn a_database_that_knows_less_than_the_kernel_stops_the_start_and_nothing_is_removed() {
+    on_host(async || {
+        let mut daemon = Daemon::start().await;
+        make(&daemon.rest()).await;
+        daemon.stop();
+        let old = fs::read(database()).unwrap();
+        daemon.start_again().await;
+        let later = json!([
+            {"kind": "Namespace", "name": "green"},
+            {"kind": "Attachment", "name": "green0", "spec": {"namespace": "green", "network": "v-net-0"}},
+        ]);
+        daemon.rest().post("/v1/apply", &json!({"objects": later})).await.ok();
+        let before = kernel();
+        daemon.stop();
+        let new = fs::read(database()).unwrap();
+
+        fs::write(database(), &old).unwrap();
+        let why = refused(&daemon).await;
+        for word in ["namespace green", "in green", "--unknown remove", "netloomd purge"] {
+            assert!(why.contains(word), "{why}");
+        }
+        assert_eq!(kernel(), before);
+        fs::remove_file(database()).unwrap();
+        let why = refused(&daemon).await;
+        assert!(why.contains("namespace red"), "{why}");
+        assert_eq!(kernel(), before);
+
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{}{suffix}", database().display()));
+        }
+        fs::write(database(), &new).unwrap();
+        daemon.start_again().await;
+        assert_eq!(kernel(), before);
+        assert_eq!(daemon.rest().get("/v1/attachments/green0").await.unwrap().status, 200);
+    });
+}

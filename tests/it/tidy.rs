@@ -222,3 +222,19 @@ fn a_file_fits_in_a_head() {
         assert!(lines <= LINES_MAX, "{} has {lines} lines; at most {LINES_MAX}", path.display());
     }
 }
+
+#[test]
+fn every_test_that_the_promises_name_is_there() {
+    let folders = ["tests/it", "server/src"].map(|folder| sources(&root().join(folder)));
+    let code = folders.concat().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+    let page = std::fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let (_, test) = name.rsplit_once("::").unwrap();
+        assert!(
+            code.contains(&format!("fn {test}(")),
+            "docs/promises.md names {name}, and there is no such test"
+        );
+    }
+}

@@ -93,7 +93,7 @@ fn a_backup_of_a_running_daemon_brings_the_same_objects_back() {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let told = run(&daemon, &["backup", &file]);
         assert!(told.code == Some(1) && told.err.contains("exists"), "{told:#?}");
-        // What came after the backup is gone with it, from the kernel too.
+        // What came after the backup goes with it, from the kernel too, once somebody has said so.
         daemon.rest().post("/v1/namespaces", &json!({"name": "later"})).await.ok();
         daemon.rest().delete("/v1/attachments/red0").await.ok();
         daemon.stop();
@@ -102,7 +102,10 @@ fn a_backup_of_a_running_daemon_brings_the_same_objects_back() {
         std::fs::create_dir(&state).unwrap();
         std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::copy(&file, state.join("netloom.db")).unwrap();
-        daemon.start_again().await;
+        let told = run(&daemon, &[]);
+        assert!(told.code == Some(1) && told.err.contains("namespace later"), "{told:#?}");
+        assert_eq!(namespaces(), ["blue", "later", "red"]);
+        daemon.start_again_with(&["--unknown", "remove"]).await;
         assert_eq!(everything(&daemon).await, before);
         assert_eq!(namespaces(), ["blue", "red"]);
     });

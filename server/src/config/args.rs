@@ -63,6 +63,9 @@ pub struct Settings {
     /// What to do about what others changed in the kernel: repair or report [default: repair]
     #[arg(long, global = true, value_name = "WORD", env = "NETLOOM_DRIFT", hide_env_values = true)]
     pub drift: Option<String>,
+    /// At start, what of netloom's in the kernel the database does not know: refuse to start, or remove it [default: refuse]
+    #[arg(long, global = true, value_name = "WORD", env = "NETLOOM_UNKNOWN", hide_env_values = true)]
+    pub unknown: Option<String>,
 }
 
 /// The verbs of `netloomd`.

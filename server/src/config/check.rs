@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::file::{File, FileEvents, FileLimits, FilePool};
 use super::{
     Config, ConfigError, Drift, EventRetention, Fault, Forwarding, Limits, LogFormat, Pool, READ_SOCKET,
-    Settings, SocketConfig, TlsFiles,
+    Settings, SocketConfig, TlsFiles, Unknown,
 };
 
 /// `sockaddr_un` has room for 108 bytes with the final zero.
@@ -49,6 +49,8 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
         forward_ports: file.forward_ports.map_or(base.forward_ports, |text| check.ports(&text)),
         adopt_roots: file.adopt_root.map_or(base.adopt_roots, |roots| check.adopt_roots(roots)),
         forwarding: check.word("forwarding", file.forwarding, FORWARDINGS).unwrap_or(base.forwarding),
+        // Not in the file: it is for one start.
+        unknown: check.word("unknown", flags.unknown.clone(), UNKNOWNS).unwrap_or(base.unknown),
         drift: check.word("drift", flags.drift.clone().or(file.drift), DRIFTS).unwrap_or(base.drift),
         events: check.events(file.events),
         limits: check.limits(file.limits),
@@ -59,6 +61,8 @@ pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigErro
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const FORWARDINGS: &[(&str, Forwarding)] =
     &[("manage", Forwarding::Manage), ("require", Forwarding::Require)];
+/// What may be done about what the database does not know.
+const UNKNOWNS: &[(&str, Unknown)] = &[("refuse", Unknown::Refuse), ("remove", Unknown::Remove)];
 const DRIFTS: &[(&str, Drift)] = &[("repair", Drift::Repair), ("report", Drift::Report)];
 
 /// Collects faults; each check returns a value of the right type so that the next one can go on.

@@ -52,6 +52,8 @@ pub struct Config {
     pub forwarding: Forwarding,
     /// What is done about what others changed in the kernel.
     pub drift: Drift,
+    /// What is done at start about what the database does not know.
+    pub unknown: Unknown,
     /// How much of the event log is kept.
     pub events: EventRetention,
     /// What one client may cost.
@@ -103,6 +105,16 @@ pub enum Forwarding {
     Manage,
     /// The operator; what needs it stays `ForwardingDisabled` until then.
     Require,
+}
+
+/// What is done at start about things in the kernel that bear our marks, and are of no object in the database: it is not
+/// the one that they were made from, or older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// The daemon does not start, and changes nothing.
+    Refuse,
+    /// They are removed.
+    Remove,
 }
 
 /// What is done about drift: what the kernel has, and the objects do not want.
@@ -222,6 +234,7 @@ impl Default for Config {
             adopt_roots: ADOPT_ROOTS.iter().map(PathBuf::from).collect(),
             forwarding: Forwarding::Manage,
             drift: Drift::Repair,
+            unknown: Unknown::Refuse,
             events: EventRetention::default(),
             limits: Limits::default(),
         }

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Drift,
+    config::{Drift, Unknown},
     controller::Intent,
     hostnet::{HostNet, Loss, Outcome, Part, Scope, Step, rules::Rules},
     want::{HostFacts, Surroundings},
@@ -36,6 +36,7 @@ use applied::Applied;
 use board::Board;
 use drift::{Turns, Who};
 use notice::Due;
+pub use pass::Unlooked;
 use retry::Retries;
 use round::Finished;
 
@@ -94,6 +95,7 @@ pub struct Reconciler<H> {
     rounds: u64,
     interval: Duration,
     drift: Drift,
+    unknown: Unknown,
     turns: Turns,
     retries: Retries,
     /// Full passes in a row that could not see the host.
@@ -126,7 +128,7 @@ impl<H: Host> Reconciler<H> {
         board: Arc<Board>,
         around: Arc<std::sync::RwLock<Surroundings>>,
         interval: Duration,
-        drift: Drift,
+        (drift, unknown): (Drift, Unknown),
     ) -> Self {
         Self {
             host,
@@ -135,6 +137,7 @@ impl<H: Host> Reconciler<H> {
             around,
             interval,
             drift,
+            unknown,
             applied: Applied::default(),
             pending: Vec::new(),
             running: Vec::new(),
@@ -154,16 +157,17 @@ impl<H: Host> Reconciler<H> {
         mut self,
         mut changes: mpsc::Receiver<Vec<(Kind, Name)>>,
         mut losses: mpsc::Receiver<Vec<Loss>>,
-        mut booted: impl FnMut(Result<(), String>),
+        mut booted: impl FnMut(Result<(), Unlooked>),
         stop: impl Future<Output = ()>,
     ) {
         let mut stop = std::pin::pin!(stop);
         loop {
             let looked = self.full_pass(Drift::Repair).await;
-            let is_blind = looked.is_err();
-            booted(looked);
-            if !is_blind {
-                break;
+            booted(looked.clone());
+            match looked {
+                Ok(()) => break,
+                Err(Unlooked::Unknown(_)) => return,
+                Err(Unlooked::Blind(_)) => {}
             }
             tokio::select! {
                 () = tokio::time::sleep(self.blind_for()) => {}

@@ -15,19 +15,43 @@ use super::{
     round::{Changing, Round, names},
 };
 use crate::{
-    config::Drift,
-    hostnet::{HostNet, Outcome, Scope, Step, rules::Element},
+    config::{Drift, Unknown},
+    hostnet::{HostNet, Mark, Outcome, Scope, Step, rules::Element},
     plan::plan,
     want::{HostFacts, Surroundings, everything, want},
     world::World,
 };
+
+/// So many unknown things are told by name.
+const NAMED: usize = 8;
+
+/// Why the first look at everything came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unlooked {
+    /// The host cannot be observed now.
+    #[error("the host could not be observed: {0}")]
+    Blind(String),
+    /// There is what the database does not know.
+    #[error(
+        "the kernel has what this database does not know: {0}. Either the database is not the one that it was made from, \
+         or it is an older copy. Nothing was changed. Put the right database back; or start with `--unknown remove`, which \
+         takes these away; or remove everything of netloom's with `netloomd purge`"
+    )]
+    Unknown(String),
+}
+
+impl From<String> for Unlooked {
+    fn from(why: String) -> Self {
+        Self::Blind(why)
+    }
+}
 
 impl<H: Host> Reconciler<H> {
     /// Does what is due.
     pub(super) async fn pass(&mut self) {
         let looked = match std::mem::replace(&mut self.due, Due::Nothing) {
             Due::Nothing => Ok(()),
-            Due::Rules => self.rules_pass().await,
+            Due::Rules => self.rules_pass().await.map_err(Unlooked::Blind),
             Due::Everything => {
                 // What is left of a round that died must be made right, whatever is done about drift.
                 let drift = if self.running.is_empty() { self.drift } else { Drift::Repair };
@@ -35,13 +59,13 @@ impl<H: Host> Reconciler<H> {
             }
         };
         if let Err(why) = looked {
-            tracing::warn!(%why, "the host could not be observed; the next full pass tries again");
+            tracing::warn!(%why, "the next full pass tries again");
             self.later(Instant::now() + self.blind_for().min(self.interval), Due::Everything);
         }
     }
 
     /// Compares everything with what the kernel has, and puts it right, or tells. Nothing else runs meanwhile.
-    pub(super) async fn full_pass(&mut self, drift: Drift) -> Result<(), String> {
+    pub(super) async fn full_pass(&mut self, drift: Drift) -> Result<(), Unlooked> {
         // A port that another process had may be free again.
         self.intent.reclaim_ports();
         let world = match drift {
@@ -59,6 +83,12 @@ impl<H: Host> Reconciler<H> {
         let observed = observed.await.map_err(|error| error.to_string()).flatten();
         self.blind = if observed.is_err() { self.blind.saturating_add(1) } else { 0 };
         let have = observed?;
+        if !self.looked
+            && self.unknown == Unknown::Refuse
+            && let Some(unknown) = unknown(&world, &have)
+        {
+            return Err(Unlooked::Unknown(unknown));
+        }
         let round = Round {
             changing: self.changing(&world),
             // The first look finds what is left of the last process, not what somebody has broken.
@@ -130,6 +160,22 @@ impl<H: Host> Reconciler<H> {
         }
         Ok(())
     }
+}
+
+/// What bears the mark of an object that is not in the World. The daemon's own hand leaves nothing of the kind: a row goes
+/// after the last of what was made for it.
+fn unknown(world: &World, have: &HostNet) -> Option<String> {
+    let is_unknown = |mark: Mark| matches!(mark, Mark::Object(uid) if world.find(&uid).is_none());
+    let namespaces = have.namespaces.iter().filter(|(_, mark)| is_unknown(**mark));
+    let links = have.links.iter().filter(|(_, link)| is_unknown(link.mark));
+    let namespaces = namespaces.map(|(name, _)| format!("namespace {name}"));
+    let links = links.map(|((stack, name), _)| format!("link {name} in {stack}"));
+    let mut all: Vec<String> = namespaces.chain(links).collect();
+    let count = all.len();
+    all.truncate(NAMED);
+    let more = count.checked_sub(NAMED).filter(|more| *more > 0);
+    all.extend(more.map(|more| format!("{more} more")));
+    (count > 0).then(|| all.join(", "))
 }
 
 /// Takes in the host's own links and switches as they are now. That it was us who switched forwarding on the firewall

@@ -15,6 +15,7 @@
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
 //! - `drift`: what others break is put back, what we do ourselves is not, and a quarrel is told
+//! - `reboot`, `restart`: the kernel is empty, or as it was left
 //! - `links`: direct cables: packets, restarts, live change, ends in adopted namespaces
 //! - `examples`: every file in `examples/` is what it says
 //! - `firewall`: which packets pass, whoever made them, with br_netfilter off and on
@@ -51,7 +52,9 @@ mod live_change;
 mod namespaces;
 mod netloom;
 mod networks;
+mod reboot;
 mod rest;
+mod restart;
 mod routes;
 mod storage;
 mod stories;

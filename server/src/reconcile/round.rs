@@ -208,7 +208,13 @@ impl Round {
         let mut like = want(&self.before, &self.scope, around);
         let wanted = want(&self.after, &self.scope, around);
         add(&mut like, &wanted);
-        self.doubts.iter().for_each(|doubt| add(&mut like, doubt));
+        if !self.doubts.is_empty() {
+            let mut doubt = HostNet::default();
+            self.doubts.iter().for_each(|one| add(&mut doubt, one));
+            // Those of a full pass are about everything: what others want is not ours to judge.
+            take_out(&mut doubt, &want(&self.after, &crate::want::everything(&self.after), around));
+            add(&mut like, &doubt);
+        }
         like
     }
 
@@ -526,6 +532,19 @@ fn add(like: &mut HostNet, other: &HostNet) {
     like.borrowed.extend(other.borrowed.clone());
     like.routes.extend(other.routes.clone());
     like.rules.elements.extend(other.rules.elements.iter().cloned());
+}
+
+/// What is ours, but for what these have the names and places of.
+fn take_out(from: &mut HostNet, these: &HostNet) {
+    from.namespaces.retain(|name, _| !these.namespaces.contains_key(name));
+    from.adopted.retain(|name, _| !these.adopted.contains_key(name));
+    from.links.retain(|key, link| link.mark.is_ours() && !these.links.contains_key(key));
+    from.borrowed.retain(|name, _| !these.borrowed.contains_key(name));
+    from.addresses.retain(|address, _| !these.addresses.contains_key(address));
+    let places: BTreeSet<_> = these.routes.keys().map(Route::place).collect();
+    from.routes.retain(|route, _| !places.contains(&route.place()));
+    let places: BTreeSet<_> = these.rules.elements.iter().map(|element| element.place()).collect();
+    from.rules.elements.retain(|element| !places.contains(&element.place()));
 }
 
 fn merge(into: &mut Facts, new: Facts) {

@@ -1,8 +1,8 @@
 //! What others break is put back within a second, as it was; what netloom does itself is no drift; a quarrel is told.
 
 mod firewall;
-mod storm;
-mod wide;
+pub mod storm;
+pub mod wide;
 
 use std::{
     collections::BTreeMap,

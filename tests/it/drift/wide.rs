@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Two namespaces on a network, one of them a router; routes in them and on the host; a cable to the host.
-async fn build(rest: &Rest) {
+pub async fn build(rest: &Rest) {
     let end = |namespace: &str, interface: &str, address: &str| json!({"namespace": namespace, "interface": interface, "addresses": [address]});
     let route = |spec: Value| spec;
     let objects = json!([

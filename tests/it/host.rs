@@ -89,6 +89,15 @@ impl Daemon {
         self.ready_or_dead().await;
     }
 
+    /// Gives it a moment to die: it works on after its last answer.
+    pub async fn dies_soon(&mut self) {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_millis(500) {
+            // That it does not die is announced by nothing.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until it is dead or ready; true when it is dead.
     pub async fn died(&mut self) -> bool {
         self.ready_or_dead().await;

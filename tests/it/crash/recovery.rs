@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::{
     is_full,
-    scene::{Names, Scene, devices, forget, same},
+    scene::{Names, Scene, forget, same},
     spread,
-    story::{self, Story, send, wipe},
-    sweep::{finish, recorded, tell},
+    story::{self, Story, wipe},
+    sweep::{finish, recorded, tell, undisturbed},
 };
 use crate::host::{Daemon, HOME, on_host};
 
@@ -53,18 +53,8 @@ fn sweep_twice(story: &Story) {
         story.set_up();
         let scene = Scene::new();
         let bare = scene.snapshot(&Names::new());
-        let record = PathBuf::from(HOME).join("points");
-        let daemon = Daemon::start_with_faults(&format!("record={}", record.display())).await;
-        story.prepare(&daemon.rest()).await.unwrap();
-        let passed = recorded(&record).len();
-        for (index, call) in story.calls.iter().enumerate() {
-            send(&daemon.rest(), call, &format!("call-{index}")).await.unwrap().ok();
-        }
-        let expected = scene.snapshot(&devices(&daemon.rest()).await);
-        let points: Vec<_> = recorded(&record).split_off(passed);
-        wipe(&daemon.rest()).await;
-        forget(daemon);
-
+        let _ = undisturbed(&scene, story).await;
+        let (points, expected) = undisturbed(&scene, story).await;
         let (mut found, mut hit) = (0, 0);
         let most = if is_full() { 6 } else { FIRST };
         let step = (points.len() / most).max(1);

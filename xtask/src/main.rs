@@ -2,7 +2,9 @@
 
 mod bench;
 mod cargo;
+mod daemon;
 mod openapi;
+mod soak;
 
 use clap::{Parser, Subcommand};
 
@@ -20,11 +22,14 @@ enum Command {
     Openapi,
     /// Measure raw netlink and the same work over REST, interleaved, on a private host
     Bench(bench::Options),
+    /// Attach, change and detach for a while under crashes and drift, and judge what grows
+    Soak(soak::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Openapi => openapi::update(),
         Command::Bench(options) => bench::run(&options),
+        Command::Soak(options) => soak::run(&options),
     }
 }

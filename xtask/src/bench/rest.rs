@@ -3,14 +3,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cargo::program;
+use crate::daemon::{Daemon, REPLY_WITHIN, SOCKET};
 
 /// The calls that make one attachment, and those that remove it.
 pub(super) const CALLS: [&str; 3] = ["POST namespace", "POST attachment", "POST port-forward"];
@@ -18,30 +16,20 @@ pub(super) const DELETES: [&str; 3] = ["DELETE port-forward", "DELETE attachment
 
 /// The daemon built beside this program with one network, and a connection to it.
 pub(super) struct Rest {
-    daemon: Child,
+    _daemon: Daemon,
     connection: BufReader<UnixStream>,
     _state: tempfile::TempDir,
 }
-
-const SOCKET: &str = "/run/netloom/netloom.sock";
-const READY_WITHIN: Duration = Duration::from_secs(15);
-const REPLY_WITHIN: Duration = Duration::from_secs(30);
 
 impl Rest {
     /// Starts the daemon; its database is in the directory for temporary files, since `/run` is memory.
     pub(super) fn start() -> anyhow::Result<Self> {
         let state = tempfile::tempdir()?;
-        let mut command = program(std::env::current_exe()?.with_file_name("netloomd"));
-        command.arg("--state-dir").arg(state.path()).args(["--socket", SOCKET, "--log", "error"]);
-        let mut daemon = command.spawn().context("netloomd does not start")?;
-        let connection = match connect(&mut daemon) {
-            Ok(connection) => BufReader::new(connection),
-            Err(error) => {
-                let _ = daemon.kill();
-                return Err(error);
-            }
-        };
-        let mut rest = Self { daemon, connection, _state: state };
+        let daemon = Daemon::start(state.path(), &["--log", "error"])?;
+        let connection = UnixStream::connect(SOCKET)?;
+        connection.set_read_timeout(Some(REPLY_WITHIN))?;
+        let connection = BufReader::new(connection);
+        let mut rest = Self { _daemon: daemon, connection, _state: state };
         let network = json!({"name": "bench", "spec": {"subnets": [{"cidr": "10.98.0.0/16"}]}});
         rest.call("POST", "/v1/networks", Some(&network))?;
         Ok(rest)
@@ -129,14 +117,6 @@ impl Rest {
     }
 }
 
-impl Drop for Rest {
-    fn drop(&mut self) {
-        // Its state is thrown away with it, so nothing is lost by force.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
 /// A question of which the answer is known.
 pub(super) struct Question {
     pub(super) name: &'static str,
@@ -194,33 +174,4 @@ fn check_ready(reply: &Value) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits for the socket, and for the daemon to have looked at the host.
-fn connect(daemon: &mut Child) -> anyhow::Result<UnixStream> {
-    let until = Instant::now() + READY_WITHIN;
-    while Instant::now() < until {
-        if let Some(status) = daemon.try_wait()? {
-            bail!("netloomd ended: {status}");
-        }
-        if Path::new(SOCKET).exists() && is_ready() {
-            let connection = UnixStream::connect(SOCKET)?;
-            connection.set_read_timeout(Some(REPLY_WITHIN))?;
-            return Ok(connection);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    bail!("netloomd was not ready within {READY_WITHIN:?}")
-}
-
-fn is_ready() -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut connection = UnixStream::connect(SOCKET)?;
-        connection.set_read_timeout(Some(REPLY_WITHIN))?;
-        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut reply = String::new();
-        connection.read_to_string(&mut reply)?;
-        Ok(reply)
-    };
-    ask().is_ok_and(|reply| reply.starts_with("HTTP/1.1 200"))
 }

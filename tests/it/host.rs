@@ -181,6 +181,11 @@ impl Daemon {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Speaks REST.
     pub fn rest(&self) -> Rest {
         Rest::new(&self.socket)

@@ -22,6 +22,7 @@
 //! - `namespaces`: adopted ones, settings inside, and who is in them
 //! - `live_change`: what a PATCH changes under open connections
 //! - `routes`: where packets go, in namespaces and on the host
+//! - `races`: many at once, over and over
 //! - `lesson`: docs/lesson.md from top to bottom
 //! - `doors`: every verb is behind both
 //! - `tidy`: the walls of ARCHITECTURE.md
@@ -52,6 +53,7 @@ mod live_change;
 mod namespaces;
 mod netloom;
 mod networks;
+mod races;
 mod reboot;
 mod rest;
 mod restart;

@@ -30,6 +30,7 @@ pub struct Rest {
     at: At,
     token: Option<String>,
     key: Option<String>,
+    etag: Option<String>,
     host: String,
 }
 
@@ -62,12 +63,18 @@ impl Reply {
 
 impl Rest {
     pub fn new(socket: &Path) -> Self {
-        Self { at: At::Unix(socket.to_path_buf()), token: None, key: None, host: "localhost".into() }
+        Self {
+            at: At::Unix(socket.to_path_buf()),
+            token: None,
+            key: None,
+            etag: None,
+            host: "localhost".into(),
+        }
     }
 
     /// In clear text.
     pub fn tcp(at: SocketAddr) -> Self {
-        Self { at: At::Tcp(at), token: None, key: None, host: at.to_string() }
+        Self { at: At::Tcp(at), token: None, key: None, etag: None, host: at.to_string() }
     }
 
     /// Over TLS, to a server that has this name by a certificate of this file.
@@ -80,7 +87,7 @@ impl Rest {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let server = ServerName::try_from(name.to_owned()).unwrap();
-        Self { at: At::Tls(at, server, config.into()), token: None, key: None, host: name.into() }
+        Self { at: At::Tls(at, server, config.into()), token: None, key: None, etag: None, host: name.into() }
     }
 
     /// The same, with a token.
@@ -91,6 +98,19 @@ impl Rest {
     /// The same, with a key that makes a retry safe.
     pub fn key(&self, key: &str) -> Self {
         Self { key: Some(key.into()), ..self.clone() }
+    }
+
+    /// The same, for this version alone.
+    pub fn if_match(&self, etag: &str) -> Self {
+        Self { etag: Some(format!("\"{etag}\"")), ..self.clone() }
+    }
+
+    /// Opens a connection, to speak over it by hand.
+    pub async fn unix(&self) -> UnixStream {
+        match &self.at {
+            At::Unix(path) => UnixStream::connect(path).await.unwrap(),
+            At::Tcp(_) | At::Tls(..) => panic!("it is not at a unix socket"),
+        }
     }
 
     /// The same, meant for another host.
@@ -143,6 +163,9 @@ impl Rest {
         }
         if let Some(key) = &self.key {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(etag) = &self.etag {
+            request = request.header("if-match", etag);
         }
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);

@@ -457,7 +457,6 @@ impl Edit {
         Ok(())
     }
 
-    /// What the kernel has a part in stays until the kernel is rid of it.
     /// Whether a PortForward leaves its ports in this very edit: then they are there to be taken, since one round takes the
     /// one out and puts the other in.
     pub(super) fn leaves(&self, forward: &Name) -> bool {
@@ -467,6 +466,7 @@ impl Edit {
         living(&self.before) && !living(&self.world)
     }
 
+    /// What the kernel has a part in stays until the kernel is rid of it.
     pub(super) fn mark_deleted(&mut self, kind: Kind, name: &Name, revision: i64, now: Timestamp) {
         let Some(object) = self.world.get_any(kind, name) else { return };
         if object.meta().delete_time.is_some() {

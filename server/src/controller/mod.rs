@@ -20,6 +20,7 @@ mod read;
 mod render;
 mod routes;
 mod topology;
+mod turns;
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +32,6 @@ use std::{
 use netloom_api::{
     Action, AnyObject, ErrorReason, EventType, Kind, Name, Plan, PlannedChange, PlannedStep, RequestId,
 };
-use sha2::{Digest, Sha256};
 
 use crate::{
     config::Pool,
@@ -42,12 +42,13 @@ use crate::{
         Waker,
         board::{Board, Waited},
     },
-    store::{RequestRecord, Store},
+    store::Store,
     want::{HostLinks, Surroundings, scope_of, want},
     world::World,
 };
 use edit::{Context, Edit};
 use inside::{Inside, Questions};
+use turns::{Request, Turns};
 
 pub use edit::{Change, Delete, Fate, Patch, Terms, dependents};
 pub use intent::Intent;
@@ -118,6 +119,7 @@ pub struct Controller {
     pools: Arc<[Pool]>,
     forward_ports: RangeInclusive<u16>,
     api: Vec<std::net::IpAddr>,
+    turns: Arc<Turns>,
 }
 
 impl Controller {
@@ -131,7 +133,8 @@ impl Controller {
         pools: Arc<[Pool]>,
         forward_ports: RangeInclusive<u16>,
     ) -> Self {
-        Self { intent, board, around, kernel, waker, pools, forward_ports, api: Vec::new() }
+        let (api, turns) = (Vec::new(), Arc::default());
+        Self { intent, board, around, kernel, waker, pools, forward_ports, api, turns }
     }
 
     /// Tells on which addresses the API listens: a route that would cut its callers off has to be forced.
@@ -150,12 +153,20 @@ impl Controller {
             return self.dry_run(changes, options).await;
         }
         let request = Request::of(&changes, options, caller);
+        let turn = match &request {
+            Some(request) => Some(self.turns.take(request).await),
+            None => None,
+        };
         if let Some(replayed) = self.replay(&request, &changes).await? {
             return Ok(replayed);
         }
         // A caller that goes away must not leave a half-done write: the work goes on in a task of its own.
         let (this, options, caller) = (self.clone(), options.clone(), caller.clone());
-        let task = tokio::spawn(async move { this.commit_now(changes, &options, &caller, request).await });
+        let task = tokio::spawn(async move {
+            let done = this.commit_now(changes, &options, &caller, request).await;
+            drop(turn);
+            done
+        });
         task.await.map_err(|error| Error::internal(format!("the write died: {error}")))?
     }
 
@@ -350,6 +361,11 @@ impl Controller {
                 refused.push((uid, kernel_refused(object, &failure)));
             }
         }
+        // What another request deletes goes for this one, too.
+        for uid in edit.fates.iter().filter(|fate| fate.action == Action::Deleted).filter_map(|fate| fate.uid)
+        {
+            self.board.gone(uid, left(), || self.intent.committed().find(&uid).is_some()).await;
+        }
         let Some((_, first)) = refused.first().cloned() else { return Ok(()) };
         let goes = |fate: &&Fate| {
             let itself = || refused.iter().any(|(uid, _)| fate.uid == Some(*uid));
@@ -423,7 +439,9 @@ impl Controller {
         let uid = fate.uid?;
         let now = world.get_any(fate.kind, &fate.name).filter(|object| object.meta().uid == uid);
         let was = || edit.puts.iter().chain(&edit.removes).find(|object| object.meta().uid == uid).cloned();
-        now.or_else(was).map(|object| render::any(&object, world, &self.board))
+        // Nothing was to do, and meanwhile another request has made away with it.
+        let before = || edit.before.get_any(fate.kind, &fate.name).filter(|object| object.meta().uid == uid);
+        now.or_else(was).or_else(before).map(|object| render::any(&object, world, &self.board))
     }
 
     async fn dry_run(&self, changes: Vec<Change>, options: &WriteOptions) -> Result<Committed> {
@@ -509,39 +527,6 @@ fn planned(fates: &[Fate]) -> Vec<PlannedChange> {
         PlannedChange { action, kind, name, fields, error: error.map(Error::into_one_of_many) }
     };
     fates.iter().map(one).collect()
-}
-
-/// A request that can be known again.
-struct Request {
-    actor: String,
-    key: RequestId,
-    hash: String,
-}
-
-impl Request {
-    fn of(changes: &[Change], options: &WriteOptions, caller: &Caller) -> Option<Self> {
-        let key = options.request_id.clone()?;
-        let hash = match options.terms == Terms::default() {
-            true => Sha256::digest(format!("{changes:?}")),
-            false => Sha256::digest(format!("{changes:?} {:?}", options.terms)),
-        };
-        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { actor: caller.actor.clone(), key, hash })
-    }
-
-    /// The record names the first object of the set; what a replay answers is looked up by the changes.
-    fn record(&self, edit: &Edit) -> Option<RequestRecord> {
-        let (fate, uid) = edit.fates.iter().find_map(|fate| Some((fate, fate.uid?)))?;
-        Some(RequestRecord {
-            actor: self.actor.clone(),
-            key: self.key.clone(),
-            hash: self.hash.clone(),
-            kind: fate.kind,
-            name: fate.name.clone(),
-            uid,
-            time: intent::now(),
-        })
-    }
 }
 
 /// The store behind the verbs, for the log's readers.

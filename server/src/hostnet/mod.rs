@@ -15,7 +15,7 @@ mod tbf;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use netloom_api::{IfName, Mac, Name, SysctlKey, Uid};
+use netloom_api::{IfName, Kind, Mac, Name, SysctlKey, Uid};
 use rules::Rules;
 
 pub use loss::{Forwarding, Loss, Shape};
@@ -243,12 +243,24 @@ pub struct Scope {
     pub links: BTreeSet<Name>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
+    /// What all these depend on: it is as it is, and nothing is done about it.
+    pub leans_on: BTreeSet<(Kind, Name)>,
 }
 
 impl Scope {
     /// Whether it is about nothing.
     pub fn is_empty(&self) -> bool {
-        let Self { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } = self;
+        let Self {
+            namespaces,
+            networks,
+            attachments,
+            port_forwards,
+            loopbacks,
+            routes,
+            links,
+            host,
+            leans_on: _,
+        } = self;
         namespaces.is_empty()
             && networks.is_empty()
             && attachments.is_empty()
@@ -261,8 +273,17 @@ impl Scope {
 
     /// Both together.
     pub fn join(&mut self, other: Scope) {
-        let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } =
-            other;
+        let Scope {
+            namespaces,
+            networks,
+            attachments,
+            port_forwards,
+            loopbacks,
+            routes,
+            links,
+            host,
+            leans_on,
+        } = other;
         self.namespaces.extend(namespaces);
         self.networks.extend(networks);
         self.attachments.extend(attachments);
@@ -271,6 +292,47 @@ impl Scope {
         self.routes.extend(routes);
         self.links.extend(links);
         self.host |= host;
+        self.leans_on.extend(leans_on);
+    }
+
+    /// Whether two pieces of work touch the same thing, or one touches what the other depends on.
+    pub fn meets(&self, other: &Scope) -> bool {
+        let Self {
+            namespaces,
+            networks,
+            attachments,
+            port_forwards,
+            loopbacks,
+            routes,
+            links,
+            host,
+            leans_on,
+        } = self;
+        !namespaces.is_disjoint(&other.namespaces)
+            || !networks.is_disjoint(&other.networks)
+            || !attachments.is_disjoint(&other.attachments)
+            || !port_forwards.is_disjoint(&other.port_forwards)
+            || !loopbacks.is_disjoint(&other.loopbacks)
+            // A network's own part has that switch, too.
+            || !loopbacks.is_disjoint(&other.networks)
+            || !networks.is_disjoint(&other.loopbacks)
+            || !routes.is_disjoint(&other.routes)
+            || !links.is_disjoint(&other.links)
+            || (*host && other.host)
+            || leans_on.iter().any(|(kind, name)| other.has(*kind, name))
+            || other.leans_on.iter().any(|(kind, name)| self.has(*kind, name))
+    }
+
+    fn has(&self, kind: Kind, name: &Name) -> bool {
+        match kind {
+            Kind::Namespace => self.namespaces.contains(name),
+            Kind::Network => self.networks.contains(name),
+            Kind::Attachment => self.attachments.contains(name),
+            Kind::PortForward => self.port_forwards.contains(name),
+            Kind::Route => self.routes.contains(name),
+            Kind::Link => self.links.contains(name),
+            Kind::Reservation => false,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod routes;
 
 use std::collections::BTreeSet;
 
-use netloom_api::{IfName, Name, Uid};
+use netloom_api::{IfName, MTU_DEFAULT, Name, Uid};
 
 use crate::hostnet::{
     Action, Address, End, HostNet, Link, LinkChange, LinkKind, Mark, Route, Stack, Step, Sysctl,
@@ -252,12 +252,14 @@ impl Planner<'_> {
             self.addresses(&key, link.mark);
             self.change(&key, &have, link);
         } else if !self.is_in_the_way(&key, link.mark) {
-            let down = Link { up: false, ..link.clone() };
-            self.step(link.mark, Action::CreateBridge { device: name.clone(), link: down });
+            // What it is made with follows its ports, up to the default when the last one goes; what it is given stays.
+            let plain = Link { up: false, mtu: u32::from(MTU_DEFAULT), ..link.clone() };
+            let mtu = (link.mtu != plain.mtu).then_some(link.mtu);
+            self.step(link.mark, Action::CreateBridge { device: name.clone(), link: plain });
             let Mark::Object(uid) = link.mark else { return };
             self.link_sysctls(&key, link.mark);
             self.addresses(&key, link.mark);
-            let change = LinkChange { up: Some(true), alias: Some(uid), ..LinkChange::default() };
+            let change = LinkChange { up: Some(true), mtu, alias: Some(uid), ..LinkChange::default() };
             self.step(link.mark, Action::SetLink { stack: Stack::Host, link: name.clone(), change });
         }
     }

@@ -281,6 +281,31 @@ fn after(mut have: HostNet, want: &HostNet) -> HostNet {
     have
 }
 
+#[test]
+fn work_on_a_forward_meets_work_on_its_attachment_and_that_meets_work_on_its_network() {
+    let recipe = Recipe {
+        namespaces: 2,
+        networks: vec![(0, false, false); 2],
+        attachments: vec![(0, 0, false, 0, 0), (1, 1, false, 0, 0)],
+        forwards: vec![(1, 0, 0)],
+        routes: vec![],
+        links: vec![],
+    };
+    let world = world(&recipe, &World::default());
+    let of = |kind: Kind, which: usize| {
+        let object = world.all_of(kind).swap_remove(which);
+        scope_of(&world, kind, &object.meta().name)
+    };
+    let forward = of(Kind::PortForward, 0);
+    assert!(forward.meets(&of(Kind::Attachment, 0)) && of(Kind::Attachment, 0).meets(&forward));
+    assert!(!forward.meets(&of(Kind::Attachment, 1)));
+    // What was made beside the network is not among what work on the network is about.
+    let mut network = of(Kind::Network, 0);
+    network.attachments.clear();
+    assert!(network.meets(&of(Kind::Attachment, 0)) && !network.meets(&of(Kind::Attachment, 1)));
+    assert!(!of(Kind::Attachment, 0).meets(&of(Kind::Attachment, 1)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

@@ -1,7 +1,7 @@
 //! What the kernel was last made to follow, object by object, and of which objects that is not known.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, RwLock},
 };
 
@@ -33,23 +33,38 @@ impl Applied {
     }
 
     /// The part of the host that a change of these objects is about.
+    ///
+    /// What it depends on and was not made yet as the World has it now is part of it. Else the kernel would follow an object
+    /// of which this memory knows nothing, and nobody would know what to take away again.
     pub(super) fn scope(&self, world: &World, changed: &[(Kind, Name)]) -> Scope {
         let mut scope = Scope::default();
-        for (kind, name) in changed {
-            scope.join(scope_of(&self.world, *kind, name));
-            scope.join(scope_of(world, *kind, name));
+        let mut todo: Vec<(Kind, Name)> = changed.to_vec();
+        let mut seen: BTreeSet<(Kind, Name)> = todo.iter().cloned().collect();
+        while let Some((kind, name)) = todo.pop() {
+            let both = [scope_of(&self.world, kind, &name), scope_of(world, kind, &name)];
+            for one in both {
+                let late = one.leans_on.iter().filter(|(kind, name)| self.is_behind(world, *kind, name));
+                todo.extend(late.filter(|base| seen.insert((*base).clone())).cloned());
+                scope.join(one);
+            }
         }
         let need = crate::want::needs_forwarding;
         let shapes = |(kind, _): &&(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
-        if changed.iter().find(shapes).is_some() && need(&self.world) != need(world) {
+        if seen.iter().find(shapes).is_some() && need(&self.world) != need(world) {
             scope.host = true;
         }
         // Whether the host has the address that a network leaves behind is a fact of the host.
         let leaves_behind = |name: &Name| {
             world.get::<netloom_api::Network>(name).is_some_and(|network| !network.alloc.nat.is_empty())
         };
-        scope.host |= changed.iter().any(|(kind, name)| *kind == Kind::Network && leaves_behind(name));
+        scope.host |= seen.iter().any(|(kind, name)| *kind == Kind::Network && leaves_behind(name));
         scope
+    }
+
+    /// Whether the kernel was not made to follow this object as it is now.
+    fn is_behind(&self, world: &World, kind: Kind, name: &Name) -> bool {
+        let version = |world: &World| world.get_any(kind, name).map(|object| object.meta().etag());
+        version(&self.world) != version(world)
     }
 
     /// A round for what has changed.

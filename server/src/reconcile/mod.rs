@@ -219,7 +219,7 @@ impl<H: Host> Reconciler<H> {
         for task in std::mem::take(&mut self.pending) {
             let mut scope = self.applied.scope(&world, &task.objects);
             scope.host |= task.host;
-            let busy = claimed.iter().any(|other| overlap(other, &scope));
+            let busy = claimed.iter().any(|other| other.meets(&scope));
             claimed.push(scope.clone());
             if busy || self.running.len() >= ROUNDS_AT_ONCE {
                 waiting.push(task);
@@ -285,20 +285,4 @@ async fn until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether two rounds would touch the same objects.
-fn overlap(one: &Scope, other: &Scope) -> bool {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks, routes, links, host } = one;
-    !namespaces.is_disjoint(&other.namespaces)
-        || !networks.is_disjoint(&other.networks)
-        || !attachments.is_disjoint(&other.attachments)
-        || !port_forwards.is_disjoint(&other.port_forwards)
-        || !loopbacks.is_disjoint(&other.loopbacks)
-        // A network's own part has that switch, too.
-        || !loopbacks.is_disjoint(&other.networks)
-        || !networks.is_disjoint(&other.loopbacks)
-        || !routes.is_disjoint(&other.routes)
-        || !links.is_disjoint(&other.links)
-        || (*host && other.host)
 }

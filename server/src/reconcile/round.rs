@@ -508,8 +508,17 @@ fn reason_of_route(failure: &Failure) -> Option<ConditionReason> {
 }
 
 pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
-    let Scope { namespaces, networks, attachments, port_forwards, loopbacks: _, routes, links, host: _ } =
-        scope;
+    let Scope {
+        namespaces,
+        networks,
+        attachments,
+        port_forwards,
+        loopbacks: _,
+        routes,
+        links,
+        host: _,
+        leans_on: _,
+    } = scope;
     let of = |kind: Kind, names: &BTreeSet<Name>| {
         names.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>()
     };

@@ -1,3 +1,4 @@
 //! Tests of several rooms together.
 
 mod model;
+mod races;

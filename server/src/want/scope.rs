@@ -1,5 +1,7 @@
 //! Which part of the host a change is about.
 
+use std::collections::BTreeSet;
+
 use netloom_api::{Attachment, Kind, Link, Name, Namespace, Network, PortForward, Route};
 
 use crate::{
@@ -9,7 +11,7 @@ use crate::{
 
 /// All that there is.
 pub fn everything(world: &World) -> Scope {
-    fn names<N: WorldNoun>(world: &World) -> std::collections::BTreeSet<Name> {
+    fn names<N: WorldNoun>(world: &World) -> BTreeSet<Name> {
         world.all::<N>().map(|object| object.meta.name.clone()).collect()
     }
     Scope {
@@ -18,10 +20,11 @@ pub fn everything(world: &World) -> Scope {
         attachments: names::<Attachment>(world),
         port_forwards: names::<PortForward>(world),
         // The networks' own part has it.
-        loopbacks: std::collections::BTreeSet::new(),
+        loopbacks: BTreeSet::new(),
         routes: names::<Route>(world),
         links: names::<Link>(world),
         host: true,
+        leans_on: BTreeSet::new(),
     }
 }
 
@@ -53,7 +56,28 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
     }
+    scope.leans_on = bases(world, &scope);
     scope
+}
+
+/// What these objects' want depends on, beside themselves. While that is still in the making, what the kernel was made to
+/// follow says nothing sure of them.
+fn bases(world: &World, scope: &Scope) -> BTreeSet<(Kind, Name)> {
+    let mut bases = BTreeSet::new();
+    for forward in scope.port_forwards.iter().filter_map(|name| world.get::<PortForward>(name)) {
+        let target = &forward.spec.target.attachment;
+        bases.insert((Kind::Attachment, target.clone()));
+        let network = world.get::<Attachment>(target).map(|attachment| attachment.spec.network.clone());
+        bases.extend(network.map(|network| (Kind::Network, network)));
+    }
+    for attachment in scope.attachments.iter().filter_map(|name| world.get::<Attachment>(name)) {
+        bases.insert((Kind::Namespace, attachment.spec.namespace.clone()));
+        bases.insert((Kind::Network, attachment.spec.network.clone()));
+    }
+    for link in scope.links.iter().filter_map(|name| world.get::<Link>(name)) {
+        bases.extend(link.spec.ends.iter().map(|end| (Kind::Namespace, end.namespace.clone())));
+    }
+    bases
 }
 
 fn add_attachment(world: &World, name: &Name, scope: &mut Scope) {

@@ -160,6 +160,25 @@ fn what_was_planned_is_what_is_observed_and_it_goes_without_a_trace() {
 }
 
 #[test]
+fn a_bridge_keeps_its_mtu_when_its_last_port_goes() {
+    on_private_host(|| {
+        let kernel = Kernel::open().unwrap();
+        let wanted = build(&kernel, &world_of(vec![("192.168.15.0/24", Some("192.168.15.5"))], Some(1400)));
+        let (_, port) = wanted
+            .links
+            .keys()
+            .find(|(stack, name)| {
+                *stack == Stack::Host && wanted.links[&(stack.clone(), name.clone())].master.is_some()
+            })
+            .unwrap();
+        let action = Action::DeleteLink { stack: Stack::Host, link: port.clone() };
+        all_done(&kernel.apply(&[Step::of_host(action)]));
+        let bridge = &kernel.observe().unwrap().links[&(Stack::Host, "v-net-0".parse().unwrap())];
+        assert_eq!(bridge.mtu, 1400);
+    });
+}
+
+#[test]
 fn a_stranger_s_bridge_of_the_wanted_name_is_in_the_way_and_stays_as_it_is() {
     on_private_host(|| {
         let kernel = Kernel::open().unwrap();

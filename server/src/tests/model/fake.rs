@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A model of a kernel, that refuses a step or dies when it is told to.
-pub(super) struct Fake {
+pub(in crate::tests) struct Fake {
     net: Mutex<HostNet>,
     plot: Mutex<Plot>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Plot {
 }
 
 impl Fake {
-    pub(super) fn new() -> Self {
+    pub(in crate::tests) fn new() -> Self {
         Self { net: Mutex::new(strangers()), plot: Mutex::default() }
     }
 

@@ -6,8 +6,9 @@
 //! `NETLOOM_MODEL_CASES` asks for another number of sequences. One that failed is kept in `proptest-regressions/`.
 
 mod call;
-mod fake;
+pub(in crate::tests) mod fake;
 mod ledger;
+pub(in crate::tests) mod linux;
 mod reference;
 
 use std::marker::PhantomData;
@@ -44,7 +45,7 @@ fn cases(usually: u32) -> Config {
 }
 
 prop_state_machine! {
-    #![proptest_config(cases(500))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn the_host_follows_every_sequence_of_calls(sequential 1..24 => InMemory<Undisturbed>);
@@ -168,8 +169,9 @@ impl<W> InMemory<W> {
             self.world = world;
             touched
         });
-        let answer = written.as_ref().map(|_| ()).map_err(|error| error.reason);
-        self.ledger.judge(&before, &self.world, reference, call, answer);
+        let answer = written.as_ref().map(drop).map_err(|error| error.reason);
+        self.ledger.judge_answer(reference, call, answer);
+        self.ledger.judge_versions_of(&before, &self.world, reference);
         let touched = written.unwrap_or_default();
         match trouble {
             Trouble::Nothing => {
@@ -325,7 +327,7 @@ impl<W> InMemory<W> {
 }
 
 /// What bears our marks.
-fn ours(mut net: HostNet) -> HostNet {
+pub(in crate::tests) fn ours(mut net: HostNet) -> HostNet {
     net.namespaces.retain(|_, mark| mark.is_ours());
     net.links.retain(|_, link| link.mark.is_ours());
     net.addresses.retain(|_, mark| mark.is_ours());

@@ -355,7 +355,9 @@ impl Reference {
 
     fn claim_port(&self, draft: &Draft) -> Result<Held, Refusal> {
         let Spec::PortForward { udp, port, more, .. } = draft.spec else { unreachable!() };
-        let clash = self.objects.values().any(|other| match other.spec {
+        // One that goes in the same set leaves its port.
+        let stay = self.objects.iter().filter(|(id, _)| !self.dying.contains(id)).map(|(_, other)| other);
+        let clash = stay.into_iter().any(|other| match other.spec {
             // All of them are on any address, or on one that any takes in.
             Spec::PortForward { udp: same, port: first, more: others, .. } => {
                 same == udp && port <= first + others && first <= port + more

@@ -17,7 +17,8 @@ mod diagnose;
 mod documents;
 mod envelope;
 mod event;
-#[cfg(all(test, feature = "documents"))]
+#[cfg(test)]
+#[cfg(feature = "documents")]
 mod fuzz;
 mod ids;
 mod link;

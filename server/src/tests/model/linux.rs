@@ -418,6 +418,16 @@ impl<W> OnLinux<W> {
         let daemon = self.daemon.as_ref().unwrap();
         let outcomes = daemon.twin.do_all(std::slice::from_ref(step));
         assert!(matches!(outcomes[..], [Outcome::Done(_)]), "{step}: {outcomes:?}");
+        // The kernel takes a namespace down in its own time: what was in it goes after its name.
+        let begun = Instant::now();
+        let is_more = |have: HostNet| {
+            let shadow = daemon.twin.shadow();
+            have.links.keys().any(|link| !shadow.links.contains_key(link))
+        };
+        while is_more(daemon.twin.kernel.observe().unwrap()) {
+            assert!(begun.elapsed() < PATIENCE, "{step}: not all is gone after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         match (noticed, loss) {
             (Noticed::Told, Some(loss)) => self.runtime.block_on(async {
                 daemon.losses.send(vec![loss]).await.unwrap();

@@ -49,8 +49,8 @@ impl Applied {
             }
         }
         let need = crate::want::needs_forwarding;
-        let shapes = |(kind, _): &&(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
-        if seen.iter().find(shapes).is_some() && need(&self.world) != need(world) {
+        let shapes = |(kind, _): &(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
+        if seen.iter().any(shapes) && need(&self.world) != need(world) {
             scope.host = true;
         }
         // Whether the host has the address that a network leaves behind is a fact of the host.

@@ -174,9 +174,11 @@ pub(super) async fn connect() -> Result<Client, ClientError> {
 }
 
 pub(super) async fn apply(client: &Client, objects: Vec<Value>) -> Result<(), ClientError> {
-    let request = ApplyRequest::from_json(json!({"objects": objects}));
-    // The documents above are well formed, or the first round fails with the daemon's words.
-    let request = request.unwrap_or_else(|_| ApplyRequest::new(Vec::new()));
+    #[allow(
+        clippy::expect_used,
+        reason = "a document of this file that is malformed must not pass for a quiet daemon"
+    )]
+    let request = ApplyRequest::from_json(json!({"objects": objects})).expect("a document of the soak");
     client.apply(request, WriteOptions::default()).await.map(drop)
 }
 

@@ -104,7 +104,7 @@ impl Board {
         let deadline = Instant::now() + within;
         loop {
             // First in line, then the look: no change can be missed in between.
-            let changed = self.enlist(uid);
+            let mut place = self.enlist(uid);
             if !exists() {
                 return Waited::Gone;
             }
@@ -116,7 +116,7 @@ impl Board {
                 },
                 Some(_) | None => {}
             }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+            if tokio::time::timeout_at(deadline, &mut place.changed).await.is_err() {
                 return Waited::TimedOut;
             }
         }
@@ -126,28 +126,45 @@ impl Board {
     pub async fn gone(&self, uid: Uid, within: Duration, exists: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + within;
         loop {
-            let changed = self.enlist(uid);
+            let mut place = self.enlist(uid);
             if !exists() {
                 return true;
             }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+            if tokio::time::timeout_at(deadline, &mut place.changed).await.is_err() {
                 return false;
             }
         }
     }
 
-    fn enlist(&self, uid: Uid) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        let mut inner = self.lock();
-        let waiters = inner.waiters.entry(uid).or_default();
-        waiters.retain(|waiter| !waiter.is_closed());
-        waiters.push(sender);
-        receiver
+    fn enlist(&self, uid: Uid) -> InLine<'_> {
+        let (sender, changed) = oneshot::channel();
+        self.lock().waiters.entry(uid).or_default().push(sender);
+        InLine { board: self, uid, changed }
     }
 
     /// A panic while the lock is held leaves plain maps, whole at every step.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the line of those who wait for an object. Whoever leaves takes it along: nobody comes by any more for an
+/// object that is gone.
+struct InLine<'b> {
+    board: &'b Board,
+    uid: Uid,
+    changed: oneshot::Receiver<()>,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.changed.close();
+        let mut inner = self.board.lock();
+        let Some(waiters) = inner.waiters.get_mut(&self.uid) else { return };
+        waiters.retain(|waiter| !waiter.is_closed());
+        if waiters.is_empty() {
+            inner.waiters.remove(&self.uid);
+        }
     }
 }
 
@@ -175,5 +192,35 @@ impl Entry {
             last_transition_time: Timestamp::now(),
         };
         Self { ready, facts: Facts::default(), failure: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_those_who_waited() {
+        let (board, uid, moment) = (Board::default(), Uid::generate(), Duration::from_millis(5));
+        assert!(board.gone(uid, moment, || false).await);
+        assert_eq!(board.settled(uid, 1, moment, || false).await, Waited::Gone);
+        assert!(!board.gone(uid, moment, || true).await);
+        let (first, second) =
+            tokio::join!(board.settled(uid, 1, moment, || true), board.settled(uid, 1, moment, || true));
+        assert_eq!((first, second), (Waited::TimedOut, Waited::TimedOut));
+        assert!(board.lock().waiters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_who_gives_up_leaves_the_others_in_line() {
+        let (board, uid) = (Board::default(), Uid::generate());
+        let patient = board.settled(uid, 1, Duration::from_secs(60), || true);
+        let hasty = async {
+            let waited = board.settled(uid, 1, Duration::from_millis(5), || true).await;
+            board.set(uid, Entry::new(ConditionStatus::True, ConditionReason::Programmed, 1, String::new()));
+            waited
+        };
+        assert_eq!(tokio::join!(patient, hasty), (Waited::Ready, Waited::TimedOut));
+        assert!(board.lock().waiters.is_empty());
     }
 }

@@ -14,13 +14,14 @@ use netloom_server::{
     kernel::{
         Kernel,
         echo::serve_udp,
-        monitor::{ALL_GROUPS, Heard, Hears, Monitor, RECEIVE_BUFFER},
+        monitor::{ALL_GROUPS, Change, Heard, Hears, Monitor, RECEIVE_BUFFER},
         netns::Namespaces,
         nft::Nft,
         thread,
     },
     reconcile::Host as _,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::{
     crash::scene::same,
@@ -62,12 +63,15 @@ impl Pings {
     }
 }
 
-/// Everything that is said of links, addresses, routes and switches since.
+/// Everything that is said of links, addresses, routes and switches since; but not what a bridge says of its ports by itself.
 fn heard(monitor: &mut Monitor) -> Vec<String> {
     let mut all = Vec::new();
     loop {
         match monitor.receive().unwrap() {
-            Heard::Notices(notices) => all.extend(notices.iter().map(|notice| format!("{notice:?}"))),
+            Heard::Notices(notices) => {
+                let of_others = notices.iter().filter(|notice| !is_of_a_bridge(&notice.change));
+                all.extend(of_others.map(|notice| format!("{notice:?}")));
+            }
             Heard::Overrun => panic!("too much happened"),
             Heard::Nothing => {
                 // Link-local addresses and the ports of a bridge have clocks of their own in the kernel.
@@ -77,6 +81,15 @@ fn heard(monitor: &mut Monitor) -> Vec<String> {
                 return all;
             }
         }
+    }
+}
+
+fn is_of_a_bridge(change: &Change) -> bool {
+    match change {
+        Change::Message(RouteNetlinkMessage::NewLink(link)) => {
+            link.header.interface_family == AddressFamily::Bridge
+        }
+        Change::Message(_) | Change::Forwarding(..) | Change::Unreadable(_) => false,
     }
 }
 

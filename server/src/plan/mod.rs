@@ -8,8 +8,9 @@
 
 mod routes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::{IpNet, Ipv4Net};
 use netloom_api::{IfName, MTU_DEFAULT, Name, Uid};
 
 use crate::hostnet::{
@@ -44,7 +45,8 @@ impl Plan {
 
 /// The steps from `have` to `want`. Both must be of the same scope: what `have` lists as ours and `want` does not, goes.
 pub fn plan(have: &HostNet, want: &HostNet) -> Plan {
-    let mut planner = Planner { have, want, plan: Plan::default(), routed: BTreeSet::new() };
+    let by_link = ByLink::of(want);
+    let mut planner = Planner { have, want, by_link, plan: Plan::default(), routed: BTreeSet::new() };
     planner.remove();
     planner.add();
     planner.finish_routes();
@@ -54,9 +56,34 @@ pub fn plan(have: &HostNet, want: &HostNet) -> Plan {
 struct Planner<'a> {
     have: &'a HostNet,
     want: &'a HostNet,
+    by_link: ByLink<'a>,
     plan: Plan,
     /// Wanted routes that are seen to.
     routed: BTreeSet<&'a Route>,
+}
+
+/// What is wanted of one link, found without looking at those of all others.
+#[derive(Default)]
+struct ByLink<'a> {
+    sysctls: BTreeMap<(Stack, IfName), Vec<(&'a Sysctl, &'a String)>>,
+    routes: BTreeMap<(Stack, IfName), Vec<(&'a Route, Mark)>>,
+}
+
+impl<'a> ByLink<'a> {
+    fn of(want: &'a HostNet) -> Self {
+        let mut all = Self::default();
+        for ((stack, sysctl), value) in &want.sysctls {
+            if let Some(link) = sysctl.link() {
+                all.sysctls.entry((stack.clone(), link.clone())).or_default().push((sysctl, value));
+            }
+        }
+        for (route, mark) in &want.routes {
+            if let Some(link) = route.link() {
+                all.routes.entry((route.stack.clone(), link.clone())).or_default().push((route, *mark));
+            }
+        }
+        all
+    }
 }
 
 impl Planner<'_> {
@@ -128,7 +155,7 @@ impl Planner<'_> {
     fn add_to_borrowed(&mut self, device: &IfName) {
         let (have, want) = (self.have, self.want);
         let key = (Stack::Host, device.clone());
-        let missing = want.addresses.iter().filter(|(address, _)| is_on(address, &key));
+        let missing = addresses_on(&want.addresses, &key);
         let mut missing = missing.filter(|(address, _)| !have.addresses.contains_key(address)).peekable();
         if let Some((_, mark)) = missing.peek() {
             self.step(**mark, Action::UseBridge { device: device.clone(), keep_mac: true });
@@ -337,11 +364,9 @@ impl Planner<'_> {
         self.routes_through(near);
         self.routes_through(far);
         // Neighbours on a network may remember who had the address before.
-        let new = |address: &&Address| {
-            is_on(address, far) && (fresh || !self.have.addresses.contains_key(*address))
-        };
+        let new = |address: &&Address| fresh || !self.have.addresses.contains_key(*address);
         let announced: Vec<Address> = if near_end.master.is_some() {
-            want.addresses.keys().filter(new).cloned().collect()
+            addresses_on(&want.addresses, far).map(|(address, _)| address).filter(new).cloned().collect()
         } else {
             Vec::new()
         };
@@ -398,19 +423,20 @@ impl Planner<'_> {
         let (have, want) = (self.have, self.want);
         let kept = self.link_stays(key);
         let exists = |address: &Address| kept && have.addresses.contains_key(address);
-        for address in want.addresses.keys().filter(|address| is_on(address, key) && !exists(address)) {
+        let wanted = || addresses_on(&want.addresses, key).map(|(address, _)| address);
+        for address in wanted().filter(|address| !exists(address)) {
             self.step(mark, Action::AddAddress(address.clone()));
         }
         if !kept {
             return;
         }
-        let here = || have.addresses.iter().filter(|(address, _)| is_on(address, key));
+        let here = || addresses_on(&have.addresses, key);
         let doomed: Vec<&Address> = here()
             .filter(|(address, owner)| owner.is_ours() && !want.addresses.contains_key(address))
             .map(|(address, _)| address)
             .collect();
         let survives = |gone: &Address| {
-            let stays = want.addresses.keys().chain(here().map(|(address, _)| address));
+            let stays = wanted().chain(here().map(|(address, _)| address));
             stays.into_iter().any(|other| !doomed.contains(&other) && gone.shares_subnet(other))
         };
         if doomed.iter().any(|gone| gone.net.addr().is_ipv4() && survives(gone)) {
@@ -429,13 +455,9 @@ impl Planner<'_> {
 
     /// Before the link is up, so that the kernel never makes addresses of its own.
     fn link_sysctls(&mut self, key: &(Stack, IfName), mark: Mark) {
-        let (have, want) = (self.have, self.want);
+        let (have, stack) = (self.have, &key.0);
         let kept = self.link_stays(key);
-        let of_link = want
-            .sysctls
-            .iter()
-            .filter(|((stack, sysctl), _)| *stack == key.0 && sysctl.link() == Some(&key.1));
-        for ((stack, sysctl), value) in of_link {
+        for (sysctl, value) in self.by_link.sysctls.get(key).cloned().unwrap_or_default() {
             if !kept || have.sysctls.get(&(stack.clone(), sysctl.clone())) != Some(value) {
                 let (stack, sysctl, value) = (stack.clone(), sysctl.clone(), value.clone());
                 self.step(mark, Action::SetSysctl { stack, sysctl, value });
@@ -495,8 +517,14 @@ impl Planner<'_> {
     }
 }
 
-fn is_on(address: &Address, key: &(Stack, IfName)) -> bool {
-    address.stack == key.0 && address.link == key.1
+/// The addresses on one link: neighbours in the order of addresses.
+fn addresses_on<'m>(
+    addresses: &'m BTreeMap<Address, Mark>,
+    (stack, link): &(Stack, IfName),
+) -> impl Iterator<Item = (&'m Address, &'m Mark)> + use<'m> {
+    let first = Address { stack: stack.clone(), link: link.clone(), net: IpNet::V4(Ipv4Net::default()) };
+    let (stack, link) = (stack.clone(), link.clone());
+    addresses.range(first..).take_while(move |(address, _)| address.stack == stack && address.link == link)
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use crate::hostnet::{Action, LinkKind, Mark, Route, Stack, Way};
 impl<'a> Planner<'a> {
     /// Routes through a link that is up now.
     pub(super) fn routes_through(&mut self, key: &(Stack, IfName)) {
-        let want = self.want;
-        for (route, mark) in want.routes.iter().filter(|(route, _)| route.is_through(&key.0, &key.1)) {
-            self.route(route, *mark);
+        for (route, mark) in self.by_link.routes.get(key).cloned().unwrap_or_default() {
+            self.route(route, mark);
         }
     }
 

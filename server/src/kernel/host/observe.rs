@@ -32,8 +32,13 @@ use crate::{
         sysctl::{self, Key, SysctlError},
         thread,
     },
-    world::Stored,
+    world::{Stored, World},
 };
+
+/// So many namespaces are looked into one after the other; more are shared by threads.
+const FEW: usize = 16;
+/// Threads that look into namespaces.
+const SIDE_BY_SIDE: usize = 4;
 
 /// One stack.
 pub(super) struct Seen {
@@ -52,23 +57,24 @@ pub(super) fn observe(inner: &Inner, part: Option<&Part>) -> Result<HostNet, Str
     let world = inner.world();
     let is_adopted =
         |name: &Name| world.get::<Namespace>(name).is_some_and(|one| one.alloc.adopted.is_some());
-    for entry in inner.namespaces.list().map_err(text)? {
+    let pinned = inner.namespaces.list().map_err(text)?.into_iter().filter_map(|entry| {
         // A name that no object can have is nobody's that we know.
-        let Ok(name) = entry.name.parse::<Name>() else { continue };
-        if entry.kind == EntryKind::Unpinned || !is_in(&name) {
-            continue;
-        }
-        let mark = match look_inside(inner, &name, world.get(&name))? {
+        let name = entry.name.parse::<Name>().ok()?;
+        (entry.kind != EntryKind::Unpinned && is_in(&name)).then_some(name)
+    });
+    let pinned: Vec<Name> = pinned.collect();
+    for (name, look) in pinned.iter().zip(look_into_all(inner, &world, &pinned)) {
+        let mark = match look? {
             Look::Gone => continue,
             Look::Stranger => Mark::Foreign,
             Look::Ours(mark, seen) => {
-                if !is_adopted(&name) {
+                if !is_adopted(name) {
                     inside.push(seen);
                 }
                 mark
             }
         };
-        net.namespaces.insert(name, mark);
+        net.namespaces.insert(name.clone(), mark);
     }
     for namespace in
         world.all_adopted().filter(|name| is_in(name)).filter_map(|name| world.get::<Namespace>(name))
@@ -169,6 +175,28 @@ enum Look {
 pub(super) struct Inside {
     pub(super) seen: Seen,
     pub(super) nsid: Option<i32>,
+}
+
+/// Looks into many side by side: each is mostly waiting for a thread and the kernel.
+fn look_into_all(inner: &Inner, world: &World, names: &[Name]) -> Vec<Result<Look, String>> {
+    let look = |name: &Name| look_inside(inner, name, world.get(name));
+    if names.len() < FEW {
+        return names.iter().map(look).collect();
+    }
+    std::thread::scope(|scope| {
+        let share = names.len().div_ceil(SIDE_BY_SIDE);
+        let spawn = |some| {
+            let builder = std::thread::Builder::new().name("look".into());
+            (some, builder.spawn_scoped(scope, move || <[Name]>::iter(some).map(look).collect::<Vec<_>>()))
+        };
+        let running: Vec<_> = names.chunks(share).map(spawn).collect();
+        let ended = running.into_iter().flat_map(|(some, thread)| match thread.map(|thread| thread.join()) {
+            Ok(Ok(looks)) => looks,
+            Ok(Err(_)) => some.iter().map(|_| Err("the thread that looks died".into())).collect(),
+            Err(error) => some.iter().map(|_| Err(format!("no thread: {error}"))).collect(),
+        });
+        ended.collect()
+    })
 }
 
 fn look_inside(inner: &Inner, name: &Name, known: Option<&Arc<Stored<Namespace>>>) -> Result<Look, String> {

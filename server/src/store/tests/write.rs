@@ -257,3 +257,58 @@ fn network_with_device(of: &str, n: u8, device: &str) -> crate::world::AnyStored
         _ => unreachable!(),
     }
 }
+
+/// Another process at the same database, as a backup or a curious person would be.
+async fn another(dir: &std::path::Path) -> sqlx::SqliteConnection {
+    use sqlx::Connection as _;
+    let path = dir.join(crate::store::open::DATABASE);
+    sqlx::SqliteConnection::connect_with(&crate::store::open::options(&path)).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_reads_for_long_keeps_nobody_from_writing_and_sees_what_was() {
+    use sqlx::{Connection as _, Executor as _};
+    let dir = temp();
+    let store = open(dir.path()).await;
+    let mut head = Head::of(&store);
+    head.write(vec![namespace("red")], vec![]).await.unwrap();
+    let mut reader = another(dir.path()).await;
+    reader.execute("BEGIN").await.unwrap();
+    let count = "SELECT count(*) FROM namespaces";
+    let seen: i64 = sqlx::query_scalar(count).fetch_one(&mut reader).await.unwrap();
+    for number in 0..200 {
+        let began = std::time::Instant::now();
+        head.write(vec![namespace(&format!("more{number}"))], vec![]).await.unwrap();
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "{number}: {:?}", began.elapsed());
+    }
+    let still: i64 = sqlx::query_scalar(count).fetch_one(&mut reader).await.unwrap();
+    assert_eq!((seen, still), (1, 1));
+    reader.close().await.unwrap();
+    store.close().await;
+    // Nothing was lost on the way.
+    assert_eq!(open(dir.path()).await.snapshot().world.count::<netloom_api::Namespace>(), 201);
+}
+
+#[tokio::test]
+async fn who_keeps_the_lock_is_waited_for_a_while_and_no_write_is_half_done() {
+    use sqlx::{Connection as _, Executor as _};
+    let dir = temp();
+    let store = open(dir.path()).await;
+    let mut head = Head::of(&store);
+    head.write(vec![namespace("red")], vec![]).await.unwrap();
+    let mut holder = another(dir.path()).await;
+    holder.execute("BEGIN IMMEDIATE").await.unwrap();
+    let began = std::time::Instant::now();
+    let refused = head.write(vec![namespace("late")], vec![]).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Unavailable(why) if why.contains("locked")), "{refused}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
+    holder.execute("ROLLBACK").await.unwrap();
+    holder.close().await.unwrap();
+    let mut head = Head::of(&store);
+    head.write(vec![namespace("blue")], vec![]).await.unwrap();
+    store.close().await;
+    let store = open(dir.path()).await;
+    let names: Vec<String> =
+        store.snapshot().world.all::<netloom_api::Namespace>().map(|one| one.meta.name.to_string()).collect();
+    assert_eq!(names, ["blue", "red"]);
+}

@@ -63,14 +63,17 @@ fn lab_of(user: User, text: &str, words: &[&str], input: &str) -> Option<Told> {
     Some(told)
 }
 
-/// The daemon's program where everybody can start it: a build directory may be its owner's alone.
+/// The two programs where everybody can start them: a build directory may be its owner's alone. This is the daemon's.
 fn program(folder: &std::path::Path) -> std::path::PathBuf {
-    let built = env!("CARGO_BIN_EXE_netloomd-under-test");
-    let copy = folder.join("netloomd");
-    if std::fs::hard_link(built, &copy).is_err() {
-        std::fs::copy(built, &copy).unwrap();
-    }
-    copy
+    let copy = |built: &str, name: &str| {
+        let copy = folder.join(name);
+        if std::fs::hard_link(built, &copy).is_err() {
+            std::fs::copy(built, &copy).unwrap();
+        }
+        copy
+    };
+    copy(env!("CARGO_BIN_EXE_netloom-under-test"), "netloom");
+    copy(env!("CARGO_BIN_EXE_netloomd-under-test"), "netloomd")
 }
 
 const TRUE: &str = "{from: red, to: blue}";
@@ -121,6 +124,14 @@ fn a_shell_runs_on_the_private_host_and_the_lab_ends_with_it() {
         assert!(told.code == Some(3) && told.out.contains("blue\nred\n"), "{user:?} {told:#?}");
         let Some(told) = lab(user, TRUE, &["--shell"], "") else { return };
         assert_eq!(told.code, Some(0), "{user:?} {told:#?}");
+    });
+}
+
+#[test]
+fn the_command_that_was_built_beside_the_daemon_is_found_in_the_lab_and_finds_the_daemon() {
+    both(|user| {
+        let Some(told) = lab(user, TRUE, &["--exec", "netloom ns ls --output name"], "") else { return };
+        assert!(told.code == Some(0) && told.out.ends_with("blue\nred\n"), "{user:?} {told:#?}");
     });
 }
 

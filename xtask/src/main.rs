@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod daemon;
+mod nightly;
 mod openapi;
 mod soak;
 
@@ -24,6 +25,8 @@ enum Command {
     Bench(bench::Options),
     /// Attach, change and detach for a while under crashes and drift, and judge what grows
     Soak(soak::Options),
+    /// Run the long forms of the tests: sweeps, model, races, decoders, soak
+    Nightly(nightly::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,5 +34,6 @@ fn main() -> anyhow::Result<()> {
         Command::Openapi => openapi::update(),
         Command::Bench(options) => bench::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Nightly(options) => nightly::run(&options),
     }
 }

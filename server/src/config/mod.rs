@@ -296,3 +296,11 @@ mod tests;
 pub fn shell() -> String {
     std::env::var("SHELL").ok().filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())
 }
+
+/// Where programs are looked for, this one's own directory first; none when it cannot be said.
+pub fn path_from_here() -> Option<std::ffi::OsString> {
+    let program = std::env::current_exe().ok()?;
+    let here = program.parent()?.to_owned();
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(here).chain(std::env::split_paths(&others))).ok()
+}

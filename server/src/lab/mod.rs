@@ -103,6 +103,10 @@ fn start(command: &[String], endpoint: &str) -> anyhow::Result<std::process::Exi
     let (program, arguments) = command.split_first().context("an empty command")?;
     let mut process = std::process::Command::new(program);
     process.args(arguments).env("NETLOOM_ENDPOINT", endpoint);
+    // What was built beside this program is found by its name: `netloom`.
+    if let Some(path) = crate::config::path_from_here() {
+        process.env("PATH", path);
+    }
     process.status().with_context(|| format!("{program} cannot be started"))
 }
 

@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
                 Data::Ipv6(address) => Some(((*address).into(), port)),
                 Data::Ipv4Service(address, port) => Some(((*address).into(), *port)),
                 Data::Ipv6Service(address, port) => Some(((*address).into(), *port)),
-                Data::None | Data::Verdict(_) | Data::Ether(_) => None,
+                Data::None | Data::Verdict(_) | Data::Jump(_) | Data::Ether(_) => None,
             }
         })
     }

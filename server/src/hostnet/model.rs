@@ -11,7 +11,9 @@
 
 use netloom_api::IfName;
 
-use super::{Action, Address, End, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step, Sysctl};
+use super::{
+    Action, Address, End, HostNet, Link, LinkChange, LinkKind, Mark, Stack, Step, Sysctl, rules::Skeleton,
+};
 
 impl HostNet {
     /// The host after the step.
@@ -78,7 +80,14 @@ impl HostNet {
                 }
                 self.sysctls.insert((stack.clone(), sysctl.clone()), value.clone());
             }
-            Action::InstallRules => self.rules.skeleton = super::rules::Skeleton::Present,
+            Action::InstallRules { chains } => {
+                if matches!(self.rules.skeleton, Skeleton::Absent | Skeleton::Outdated) {
+                    self.rules.chains = chains.clone();
+                }
+                self.rules.skeleton = Skeleton::Present;
+            }
+            Action::PutChain(name, chain) => drop(self.rules.chains.insert(name.clone(), chain.clone())),
+            Action::RemoveChain(name) => drop(self.rules.chains.remove(name)),
             Action::RemoveRule(element) => {
                 self.rules.elements.remove(element);
             }

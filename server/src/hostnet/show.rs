@@ -140,7 +140,13 @@ impl fmt::Display for Step {
                     Stack::Namespace(ns) => write!(f, "ip netns exec {ns} sysctl -w {name}={value}"),
                 }
             }
-            Action::InstallRules => f.write_str("nft -f netloom.nft"),
+            Action::InstallRules { chains: _ } => f.write_str("nft -f netloom.nft"),
+            Action::PutChain(name, chain) => {
+                write!(f, "nft flush chain inet netloom {name}")?;
+                let rules = chain.to_string();
+                rules.lines().try_for_each(|rule| write!(f, "; nft add rule inet netloom {name} {rule}"))
+            }
+            Action::RemoveChain(name) => write!(f, "nft delete chain inet netloom {name}"),
             Action::RemoveRule(element) => write!(f, "nft delete element {element}"),
             Action::AddRule(element) => write!(f, "nft add element {element}"),
             Action::Forget(stale) => {
@@ -216,6 +222,11 @@ impl fmt::Display for HostNet {
         }
         for element in &rules.elements {
             writeln!(f, "nft {element}")?;
+        }
+        for (name, chain) in &rules.chains {
+            for rule in chain.to_string().lines() {
+                writeln!(f, "nft inet netloom {name} {rule}")?;
+            }
         }
         Ok(())
     }

@@ -1,10 +1,14 @@
 //! The steps that change a host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netloom_api::{IfName, Name, Uid};
 
-use super::{Address, Adopted, Link, Route, Stack, Sysctl, Tbf, flows::Stale, rules::Element};
+use super::{
+    Address, Adopted, Link, Route, Stack, Sysctl, Tbf,
+    flows::Stale,
+    rules::{Chain, ChainName, Element},
+};
 
 /// One change to the kernel, for one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,8 +134,16 @@ pub enum Action {
         /// What.
         value: String,
     },
-    /// Makes the firewall's constant part be there, and right.
-    InstallRules,
+    /// Makes the firewall's constant part be there, and right. Where it has to be made anew, these chains come with it,
+    /// and the elements that were there: so nobody is without the policies that select them.
+    InstallRules {
+        /// All that are wanted.
+        chains: BTreeMap<ChainName, Chain>,
+    },
+    /// Makes a chain of policies do this, and nothing else.
+    PutChain(ChainName, Chain),
+    /// Removes a chain of policies that nothing leads to any more.
+    RemoveChain(ChainName),
     /// Removes an element of the firewall.
     RemoveRule(Element),
     /// Adds an element to the firewall.
@@ -192,7 +204,9 @@ impl Action {
             Action::SetDetour { .. } => "set_detour",
             Action::ClearDetour { .. } => "clear_detour",
             Action::SetSysctl { .. } => "set_sysctl",
-            Action::InstallRules => "install_rules",
+            Action::InstallRules { chains: _ } => "install_rules",
+            Action::PutChain(..) => "put_chain",
+            Action::RemoveChain(_) => "remove_chain",
             Action::RemoveRule(_) => "remove_rule",
             Action::AddRule(_) => "add_rule",
             Action::Announce(_) => "announce",

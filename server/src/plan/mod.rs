@@ -105,14 +105,17 @@ impl Planner<'_> {
         let (have, want) = (self.have, self.want);
         if want.rules.skeleton == rules::Skeleton::Present && have.rules.skeleton != rules::Skeleton::Present
         {
-            self.plan.steps.push(Step::of_host(Action::InstallRules));
+            let chains = want.rules.chains.clone();
+            self.plan.steps.push(Step::of_host(Action::InstallRules { chains }));
         }
-        let (remove, add) = rules::diff(&have.rules, &want.rules);
+        let rules::Edit { put, remove, add, drop } = rules::diff(&have.rules, &want.rules);
         let stale = stale_after(&remove, &add, &want.rules.elements);
-        // Both in one go: an element whose data changes is never absent for a packet, since the kernel's side commits
-        // neighbouring rule steps together.
-        self.plan.steps.extend(remove.into_iter().map(|element| Step::of_host(Action::RemoveRule(element))));
-        self.plan.steps.extend(add.into_iter().map(|element| Step::of_host(Action::AddRule(element))));
+        // All in one go: an element whose data changes is never absent for a packet, since the kernel's side commits
+        // neighbouring rule steps together. Chains are there before elements lead to them, and go after.
+        let put = put.into_iter().map(|(name, chain)| Action::PutChain(name, chain));
+        let elements = remove.into_iter().map(Action::RemoveRule).chain(add.into_iter().map(Action::AddRule));
+        let drop = drop.into_iter().map(Action::RemoveChain);
+        self.plan.steps.extend(put.chain(elements).chain(drop).map(Step::of_host));
         self.end_detours();
         self.leave_borrowed();
         let doomed: Vec<&(Stack, IfName)> =

@@ -262,6 +262,9 @@ impl Round {
         let keys: BTreeSet<_> =
             like.rules.elements.union(&wanted.rules.elements).map(|e| e.place()).collect();
         have.rules.elements.retain(|element| known(element) || keys.contains(&element.place()));
+        have.rules
+            .chains
+            .retain(|name, _| like.rules.chains.contains_key(name) || wanted.rules.chains.contains_key(name));
         Ok((have, gone))
     }
 
@@ -541,6 +544,7 @@ fn add(like: &mut HostNet, other: &HostNet) {
     like.borrowed.extend(other.borrowed.clone());
     like.routes.extend(other.routes.clone());
     like.rules.elements.extend(other.rules.elements.iter().cloned());
+    like.rules.chains.extend(other.rules.chains.clone());
 }
 
 /// What is ours, but for what these have the names and places of.
@@ -554,6 +558,7 @@ fn take_out(from: &mut HostNet, these: &HostNet) {
     from.routes.retain(|route, _| !places.contains(&route.place()));
     let places: BTreeSet<_> = these.rules.elements.iter().map(|element| element.place()).collect();
     from.rules.elements.retain(|element| !places.contains(&element.place()));
+    from.rules.chains.retain(|name, _| !these.rules.chains.contains_key(name));
 }
 
 fn merge(into: &mut Facts, new: Facts) {

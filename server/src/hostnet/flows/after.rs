@@ -130,7 +130,7 @@ fn published(element: &Element) -> Option<Published> {
         Data::Ipv6(address) => ((*address).into(), None),
         Data::Ipv4Service(address, port) => ((*address).into(), Some(*port)),
         Data::Ipv6Service(address, port) => ((*address).into(), Some(*port)),
-        Data::None | Data::Verdict(_) | Data::Ether(_) => return None,
+        Data::None | Data::Verdict(_) | Data::Jump(_) | Data::Ether(_) => return None,
     };
     let (listen, transport, first) = match element.key() {
         [Part::Ipv4(on), Part::InetProto(transport), Part::InetService(port)] => {

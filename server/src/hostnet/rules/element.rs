@@ -8,7 +8,10 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::set::{Family, SetId};
+use super::{
+    chain::{ChainName, Flowing, RuleTag},
+    set::{Family, SetId},
+};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +82,8 @@ pub enum Data {
     None,
     /// A verdict.
     Verdict(Member),
+    /// What this chain says.
+    Jump(ChainName),
     /// An address.
     Ipv4(Ipv4Addr),
     /// An address.
@@ -319,6 +324,48 @@ impl Element {
         Self::exact(SetId::Route6, vec![Part::Ipv6(address)])
     }
 
+    /// Flows to or from this address are judged by a chain of policies.
+    pub fn judged(address: IpAddr, flowing: Flowing, by: ChainName) -> Self {
+        let set = match (flowing, address.is_ipv6()) {
+            (Flowing::In, false) => SetId::In4,
+            (Flowing::In, true) => SetId::In6,
+            (Flowing::Out, false) => SetId::Eg4,
+            (Flowing::Out, true) => SetId::Eg6,
+        };
+        Self::mapped(set, vec![Part::of(address)], Data::Jump(by))
+    }
+
+    /// An address that policies select for ingress.
+    pub fn selected(address: IpAddr) -> Self {
+        let set = if address.is_ipv6() { SetId::Sel6 } else { SetId::Sel4 };
+        Self::exact(set, vec![Part::of(address)])
+    }
+
+    /// An address for which it is counted what policies drop.
+    pub fn deny_counted(address: IpAddr) -> Self {
+        let set = if address.is_ipv6() { SetId::Den6 } else { SetId::Den4 };
+        Self::exact(set, vec![Part::of(address)])
+    }
+
+    /// An address that a rule of a policy means by its labels.
+    pub fn peer(tag: &RuleTag, address: IpAddr) -> Self {
+        let set = if address.is_ipv6() { SetId::Peer6 } else { SetId::Peer4 };
+        Self::exact(set, vec![Part::Ifname(tag.as_str().to_owned()), Part::of(address)])
+    }
+
+    /// A chain of policies whose drops are counted.
+    pub fn denied(chain: &ChainName) -> Self {
+        Self::link(SetId::Denied, chain.as_str())
+    }
+
+    /// An address whose traffic must pass the host's IP layer.
+    pub fn routed_by_host(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::route4(address),
+            IpAddr::V6(address) => Self::route6(address),
+        }
+    }
+
     /// A port of one host address.
     pub fn fwd4(on: Ipv4Addr, transport: Transport, port: u16, to: Ipv4Addr, to_port: u16) -> Self {
         let key = vec![Part::Ipv4(on), Part::InetProto(transport), Part::InetService(port)];
@@ -414,6 +461,7 @@ impl fmt::Display for Element {
             Data::None => {}
             Data::Verdict(Member::Accept) => f.write_str(" : accept")?,
             Data::Verdict(Member::Drop) => f.write_str(" : drop")?,
+            Data::Jump(chain) => write!(f, " : jump {chain}")?,
             Data::Ipv4(address) => write!(f, " : {address}")?,
             Data::Ipv6(address) => write!(f, " : {address}")?,
             Data::Ipv4Service(address, port) => write!(f, " : {address} . {port}")?,

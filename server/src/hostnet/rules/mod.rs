@@ -1,13 +1,19 @@
 //! The firewall as values: the sets and maps that grow, and their elements.
 //!
-//! Everything else of the firewall is constant text and belongs to the kernel's room. An [`Element`] can only be made
-//! by its set's own constructor, so that key and data always fit the set.
+//! Beside them there are the chains of policies ([`Chain`]). Everything else of the firewall is constant text and belongs
+//! to the kernel's room. An [`Element`] can only be made by its set's own constructor, so that key and data always fit
+//! the set.
 
+mod chain;
 mod element;
 mod set;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use chain::{
+    Body, CHAIN_PREFIX, Chain, ChainName, Flowing, LOG_GROUP, LOGGED_BYTES, LOGGED_PER_SECOND, Line, Numbers,
+    Peers, Permit, RuleMark, RuleTag, Service, TAGGED_RULES,
+};
 pub use element::{Data, Element, Member, Part, Transport};
 pub use set::{DataType, Family, Field, SetId, Shape};
 
@@ -32,14 +38,33 @@ pub struct Rules {
     pub skeleton: Skeleton,
     /// The part that grows.
     pub elements: BTreeSet<Element>,
+    /// The chains of policies.
+    pub chains: BTreeMap<ChainName, Chain>,
 }
 
-/// What to remove and what to add. An element whose data changes is in both: the kernel refuses a key that exists with
-/// other data, so the two belong into one transaction.
-pub fn diff(have: &Rules, want: &Rules) -> (Vec<Element>, Vec<Element>) {
-    let remove = have.elements.difference(&want.elements).cloned().collect();
-    let add = want.elements.difference(&have.elements).cloned().collect();
-    (remove, add)
+/// A change of the firewall, in the order in which it is to be made, and in one transaction: elements lead to chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// Chains that come, or do something else.
+    pub put: Vec<(ChainName, Chain)>,
+    /// Elements that go. One whose data changes goes and comes: the kernel refuses a key that exists with other data.
+    pub remove: Vec<Element>,
+    /// Elements that come.
+    pub add: Vec<Element>,
+    /// Chains that go.
+    pub drop: Vec<ChainName>,
+}
+
+/// What turns the one firewall into the other.
+pub fn diff(have: &Rules, want: &Rules) -> Edit {
+    let put = want.chains.iter().filter(|(name, chain)| have.chains.get(*name) != Some(*chain));
+    let drop = have.chains.keys().filter(|name| !want.chains.contains_key(*name));
+    Edit {
+        put: put.map(|(name, chain)| (name.clone(), chain.clone())).collect(),
+        remove: have.elements.difference(&want.elements).cloned().collect(),
+        add: want.elements.difference(&have.elements).cloned().collect(),
+        drop: drop.cloned().collect(),
+    }
 }
 
 /// Whether the element marks an uplink whose forwarding netloom switched on.

@@ -14,7 +14,7 @@ pub enum Family {
 /// One field of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// A link's name, 16 bytes.
+    /// A link's name, or one of ours that is as short: 16 bytes.
     Ifname,
     /// 4 bytes.
     Ipv4,
@@ -142,6 +142,9 @@ sets! {
     Sel6 "sel6" Inet [Ipv6] None Exact;
     Den4 "den4" Inet [Ipv4] None Counted;
     Den6 "den6" Inet [Ipv6] None Counted;
+    Peer4 "peer4" Inet [Ifname Ipv4] None Exact;
+    Peer6 "peer6" Inet [Ifname Ipv6] None Exact;
+    Denied "denied" Inet [Ifname] None Counted;
     Guard4 "guard4" Bridge [Ifname Ether Ipv4] None Exact;
     Guard6 "guard6" Bridge [Ifname Ether Ipv6] None Exact;
     Noguard "noguard" Bridge [Ifname] None Exact;

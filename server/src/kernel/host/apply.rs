@@ -12,7 +12,7 @@ use super::{
     port, reap,
 };
 use crate::{
-    hostnet::{Action, Facts, Outcome, Stack, Step, rules::Element},
+    hostnet::{Action, Facts, Outcome, Stack, Step, rules::Edit},
     kernel::{
         netns,
         socket::{RequestError, RouteSocket, SocketError},
@@ -63,8 +63,10 @@ enum Sort {
 impl Sort {
     fn of(step: &Step) -> Self {
         match &step.action {
-            Action::InstallRules => Sort::Install,
-            Action::RemoveRule(_) | Action::AddRule(_) => Sort::Rules,
+            Action::InstallRules { .. } => Sort::Install,
+            Action::PutChain(..) | Action::RemoveRule(_) | Action::AddRule(_) | Action::RemoveChain(_) => {
+                Sort::Rules
+            }
             Action::Forget(_) => Sort::Forget,
             Action::CreateNamespace { .. } => Sort::CreateNamespace,
             Action::DeleteNamespace { .. } => Sort::DeleteNamespace,
@@ -102,7 +104,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn group(&mut self, sort: &Sort, steps: &[Step]) -> Vec<Outcome> {
         match sort {
-            Sort::Install => steps.iter().map(|_| of_nft(self.inner.rules.ensure())).collect(),
+            Sort::Install => steps.iter().map(|step| self.install(step)).collect(),
             Sort::Rules => self.rules(steps),
             Sort::Forget => steps.iter().map(|step| self.forget(step)).collect(),
             Sort::CreateNamespace => namespace::create(self.inner, steps, &self.failed),
@@ -165,16 +167,25 @@ impl Work<'_> {
         step.uid.is_some_and(|uid| self.failed.contains(&uid))
     }
 
+    fn install(&self, step: &Step) -> Outcome {
+        match &step.action {
+            Action::InstallRules { chains } => of_nft(self.inner.rules.ensure(chains)),
+            _ => Outcome::Skipped,
+        }
+    }
+
     fn rules(&mut self, steps: &[Step]) -> Vec<Outcome> {
-        let (mut remove, mut add): (Vec<Element>, Vec<Element>) = (Vec::new(), Vec::new());
+        let mut edit = Edit::default();
         for step in steps {
             match &step.action {
-                Action::RemoveRule(element) => remove.push(element.clone()),
-                Action::AddRule(element) => add.push(element.clone()),
+                Action::PutChain(name, chain) => edit.put.push((name.clone(), chain.clone())),
+                Action::RemoveRule(element) => edit.remove.push(element.clone()),
+                Action::AddRule(element) => edit.add.push(element.clone()),
+                Action::RemoveChain(name) => edit.drop.push(name.clone()),
                 _ => {}
             }
         }
-        let outcome = of_nft(self.inner.rules.commit(remove, add));
+        let outcome = of_nft(self.inner.rules.commit(edit));
         steps.iter().map(|_| outcome.clone()).collect()
     }
 

@@ -251,7 +251,9 @@ impl<'a> Run<'a> {
             | Action::CreateCable { .. }
             | Action::UseBridge { .. }
             | Action::DeleteLink { .. }
-            | Action::InstallRules
+            | Action::InstallRules { .. }
+            | Action::PutChain(..)
+            | Action::RemoveChain(_)
             | Action::Forget(_)
             | Action::RemoveRule(_)
             | Action::AddRule(_) => Err(passing("this is no step of one stack".into())),

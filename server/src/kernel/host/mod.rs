@@ -232,6 +232,11 @@ impl Kernel {
         losses
     }
 
+    /// How many packets each chain of policies has dropped since it was made, by its name.
+    pub fn denied(&self) -> Result<Vec<(String, u64)>, String> {
+        self.0.rules.denied().map_err(|error| error.to_string())
+    }
+
     /// What one stack has, now.
     pub fn state(&self, stack: &Stack, world: &World) -> Result<NamespaceState, String> {
         state::state(&self.0, stack, world)
@@ -267,6 +272,7 @@ impl Kernel {
         let nothing = HostNet::default();
         let mut bare = have.clone();
         bare.rules.elements.clear();
+        bare.rules.chains.clear();
         // There is nothing to remove about a namespace of others' itself.
         bare.adopted.clear();
         let steps = crate::plan::plan(&bare, &nothing).steps;

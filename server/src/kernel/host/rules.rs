@@ -1,7 +1,7 @@
 //! The firewall's one writer: a thread that owns the socket. Commits that queue up go in one transaction.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     hostnet::{
         Loss,
-        rules::{Element, Part, Rules, SetId},
+        rules::{Chain, ChainName, Edit, Element, Part, Rules, SetId},
     },
     kernel::nft::{Nft, NftError, monitor::RulesMonitor},
 };
@@ -33,15 +33,15 @@ pub(super) struct RulesWriter {
 }
 
 enum Work {
-    Ensure(SyncSender<Result<(), NftError>>),
+    Ensure(BTreeMap<ChainName, Chain>, SyncSender<Result<(), NftError>>),
     Commit(Commit),
+    Denied(SyncSender<Result<Vec<(String, u64)>, NftError>>),
     Dump(SyncSender<Result<Rules, NftError>>),
     Remove(SyncSender<Result<(), NftError>>),
 }
 
 struct Commit {
-    remove: Vec<Element>,
-    add: Vec<Element>,
+    edit: Edit,
     answer: SyncSender<Result<(), NftError>>,
 }
 
@@ -64,12 +64,17 @@ impl RulesWriter {
         thread.spawn(move || listen(monitor, &tell)).map_err(|error| error.to_string()).map(drop)
     }
 
-    pub(super) fn ensure(&self) -> Result<(), NftError> {
-        self.ask(Work::Ensure)
+    pub(super) fn ensure(&self, chains: &BTreeMap<ChainName, Chain>) -> Result<(), NftError> {
+        self.ask(|answer| Work::Ensure(chains.clone(), answer))
     }
 
-    pub(super) fn commit(&self, remove: Vec<Element>, add: Vec<Element>) -> Result<(), NftError> {
-        self.ask(|answer| Work::Commit(Commit { remove, add, answer }))
+    pub(super) fn commit(&self, edit: Edit) -> Result<(), NftError> {
+        self.ask(|answer| Work::Commit(Commit { edit, answer }))
+    }
+
+    /// How many packets each chain of policies has dropped.
+    pub(super) fn denied(&self) -> Result<Vec<(String, u64)>, NftError> {
+        self.ask(Work::Denied)
     }
 
     pub(super) fn dump(&self) -> Result<Rules, NftError> {
@@ -89,9 +94,20 @@ impl RulesWriter {
     }
 }
 
+/// What a commit is about, or leans on.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Element(SetId, Vec<Part>),
+    Chain(ChainName),
+}
+
 impl Commit {
-    fn places(&self) -> BTreeSet<(SetId, Vec<Part>)> {
-        self.remove.iter().chain(&self.add).map(Element::place).collect()
+    fn places(&self) -> BTreeSet<About> {
+        let Edit { put, remove, add, drop } = &self.edit;
+        let chains = put.iter().map(|(name, _)| name).chain(drop);
+        let elements = remove.iter().chain(add).map(Element::place);
+        let elements = elements.map(|(set, key)| About::Element(set, key));
+        elements.chain(chains.map(|name| About::Chain(name.clone()))).collect()
     }
 }
 
@@ -118,7 +134,8 @@ fn write(mut nft: Nft, queue: &Receiver<Work>) {
     while let Some(work) = next.take().or_else(|| queue.recv().ok()) {
         // Who asked and went away does not hear the answer.
         match work {
-            Work::Ensure(answer) => drop(answer.send(nft.ensure_skeleton())),
+            Work::Ensure(chains, answer) => drop(answer.send(nft.ensure_with(&chains).map(|_| ()))),
+            Work::Denied(answer) => drop(answer.send(nft.denied())),
             Work::Dump(answer) => drop(answer.send(nft.dump())),
             Work::Remove(answer) => drop(answer.send(nft.remove_tables())),
             Work::Commit(first) => {
@@ -147,16 +164,21 @@ fn write(mut nft: Nft, queue: &Receiver<Work>) {
 /// All together; when that is refused, one by one, so that each gets its own answer.
 fn commit(nft: &mut Nft, commits: Vec<Commit>) {
     if commits.len() > 1 {
-        let gather =
-            |of: fn(&Commit) -> &Vec<Element>| commits.iter().flat_map(of).cloned().collect::<Vec<_>>();
-        if nft.commit(&gather(|commit| &commit.remove), &gather(|commit| &commit.add)).is_ok() {
+        let mut all = Edit::default();
+        for Commit { edit: Edit { put, remove, add, drop }, answer: _ } in &commits {
+            all.put.extend_from_slice(put);
+            all.remove.extend_from_slice(remove);
+            all.add.extend_from_slice(add);
+            all.drop.extend_from_slice(drop);
+        }
+        if nft.edit(&all).is_ok() {
             for commit in commits {
                 drop(commit.answer.send(Ok(())));
             }
             return;
         }
     }
-    for Commit { remove, add, answer } in commits {
-        drop(answer.send(nft.commit(&remove, &add)));
+    for Commit { edit, answer } in commits {
+        drop(answer.send(nft.edit(&edit)));
     }
 }

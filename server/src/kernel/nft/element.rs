@@ -5,12 +5,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::hostnet::rules::{Data, DataType, Element, Family, Field, Member, Part, SetId, Shape, Transport};
+use crate::hostnet::rules::{
+    ChainName, Data, DataType, Element, Family, Field, Member, Part, SetId, Shape, Transport,
+};
 
-use super::expr::{Verdict, value};
+use super::expr::{Verdict, value, write_verdict};
 use super::skeleton::TABLE;
 use super::uapi::*;
-use super::wire::{Damaged, Writer, attributes, needed, number, pick};
+use super::wire::{Damaged, Writer, attributes, needed, number, pick, text};
 
 /// What one element of the kernel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,9 @@ pub(super) fn write(element: &Element, writer: &mut Writer) -> Result<(), Damage
                 (None, Data::Verdict(member)) => {
                     one.nest(NFTA_SET_ELEM_DATA, |data| verdict(*member).write(data));
                 }
+                (None, Data::Jump(chain)) => {
+                    one.nest(NFTA_SET_ELEM_DATA, |data| write_verdict(data, NFT_JUMP, Some(chain.as_str())));
+                }
                 (None, _) => {}
             }
             if let (Some(last), false) = (&last, in_tree(set)) {
@@ -114,6 +119,24 @@ pub(super) fn read(set: SetId, replies: &[Vec<u8>]) -> Result<(Vec<Element>, usi
     }
     let (elements, unpaired) = join(set, pieces);
     Ok((elements, strange + unpaired))
+}
+
+/// What the elements of a counted set have counted, by the name that is their key: packets.
+pub(super) fn read_counts(replies: &[Vec<u8>]) -> Result<Vec<(String, u64)>, Damaged> {
+    let mut counts = Vec::new();
+    for reply in replies {
+        let [list] = pick(reply, [NFTA_SET_ELEM_LIST_ELEMENTS])?;
+        for attribute in attributes(list.unwrap_or_default()) {
+            let [key, counter] = pick(attribute?.1, [NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_EXPR])?;
+            let [key] = pick(needed(key, "key")?, [NFTA_DATA_VALUE])?;
+            let [data] = pick(needed(counter, "counter")?, [NFTA_EXPR_DATA])?;
+            let [packets] = pick(needed(data, "counter")?, [NFTA_COUNTER_PACKETS])?;
+            let packets = <[u8; 8]>::try_from(needed(packets, "count")?);
+            let packets = packets.map_err(|_| Damaged("a count that is not of 8 bytes".into()))?;
+            counts.push((text(needed(key, "key")?)?.to_owned(), u64::from_be_bytes(packets)));
+        }
+    }
+    Ok(counts)
 }
 
 /// Puts the ends of intervals to their beginnings; also how many have none.
@@ -192,8 +215,10 @@ fn data_of(set: SetId, bytes: Option<&[u8]>) -> Result<Option<Data>, Damaged> {
             Ok(parts_of(fields, needed(plain, "data")?).and_then(|parts| data_of_parts(&parts)))
         }
         (_, None) => {
-            let [code] = pick(needed(verdict, "verdict")?, [NFTA_VERDICT_CODE])?;
+            let verdict = needed(verdict, "verdict")?;
+            let [code, chain] = pick(verdict, [NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN])?;
             Ok(match number(needed(code, "verdict")?)?.cast_signed() {
+                NFT_JUMP => ChainName::read(text(needed(chain, "chain")?)?).map(Data::Jump),
                 NF_ACCEPT => Some(Data::Verdict(Member::Accept)),
                 NF_DROP => Some(Data::Verdict(Member::Drop)),
                 _ => None,
@@ -215,7 +240,7 @@ fn data_of_parts(parts: &[Part]) -> Option<Data> {
 
 fn data_parts(data: &Data) -> Option<Vec<Part>> {
     match data {
-        Data::None | Data::Verdict(_) => None,
+        Data::None | Data::Verdict(_) | Data::Jump(_) => None,
         Data::Ipv4(address) => Some(vec![Part::Ipv4(*address)]),
         Data::Ipv6(address) => Some(vec![Part::Ipv6(*address)]),
         Data::Ipv4Service(address, port) => Some(vec![Part::Ipv4(*address), Part::InetService(*port)]),
@@ -360,7 +385,9 @@ mod tests {
                 parts.prop_map(|parts| data_of_parts(&parts).unwrap()).boxed()
             }
             None if set.data() == DataType::Verdict => {
-                select(&[Member::Accept, Member::Drop][..]).prop_map(Data::Verdict).boxed()
+                let member = select(&[Member::Accept, Member::Drop][..]).prop_map(Data::Verdict);
+                let jump = "c_[a-z0-9]{1,13}".prop_map(|name| Data::Jump(ChainName::read(&name).unwrap()));
+                prop_oneof![member, jump].boxed()
             }
             None => Just(Data::None).boxed(),
         }

@@ -17,17 +17,44 @@ pub(super) type Statement = Vec<Expr>;
 /// One expression of the kernel.
 #[derive(Clone, Debug)]
 pub(super) enum Expr {
-    Load { from: Field, slot: u32 },
-    Compare { operator: u32, with: Vec<u8> },
+    Load {
+        from: Field,
+        slot: u32,
+    },
+    /// A name of at most 15 bytes, as the name of a link.
+    Name {
+        name: String,
+        slot: u32,
+    },
+    Compare {
+        operator: u32,
+        with: Vec<u8>,
+    },
     Mask(Vec<u8>),
-    Find { set: Set, leads_to: Option<Found> },
+    Find {
+        set: Set,
+        leads_to: Option<Found>,
+    },
     Miss(SetId),
     Verdict(Verdict),
     Count(&'static str),
-    Nat { kind: u32, family: u8, port_slot: Option<u32> },
+    Nat {
+        kind: u32,
+        family: u8,
+        port_slot: Option<u32>,
+    },
     Masquerade,
     WriteDestinationMac,
     ToThisHost,
+    Limit {
+        per_second: u32,
+        burst: u32,
+    },
+    Log {
+        group: u16,
+        prefix: String,
+        bytes: u32,
+    },
 }
 
 /// Something of the packet, or of its flow.
@@ -79,6 +106,8 @@ pub(super) struct AnonymousElement {
     pub(super) key: Vec<u8>,
     /// The first key behind an interval.
     pub(super) end: bool,
+    /// The last key of an interval of several fields.
+    pub(super) last: Option<Vec<u8>>,
     pub(super) verdict: Option<Verdict>,
 }
 
@@ -87,6 +116,8 @@ pub(super) struct AnonymousElement {
 pub(super) struct Kind {
     pub(super) number: u32,
     pub(super) size: u32,
+    /// The sizes of its fields, if it has several.
+    pub(super) fields: &'static [u32],
 }
 
 /// Where a packet goes.
@@ -99,12 +130,15 @@ pub(super) enum Verdict {
     Goto(&'static str),
 }
 
-pub(super) const IP6_ADDRESS: Kind = Kind { number: 8, size: 16 };
-pub(super) const ETHER_TYPE: Kind = Kind { number: 10, size: 2 };
-pub(super) const ARP_OPERATION: Kind = Kind { number: 11, size: 2 };
-pub(super) const INET_PROTO: Kind = Kind { number: 12, size: 1 };
-pub(super) const CT_STATE: Kind = Kind { number: 26, size: 4 };
-pub(super) const ICMPV6_TYPE: Kind = Kind { number: 29, size: 1 };
+pub(super) const IP_ADDRESS: Kind = Kind { number: 7, size: 4, fields: &[] };
+/// A protocol and a port.
+const PROTO_SERVICE: Kind = Kind { number: 12 << 6 | 13, size: 8, fields: &[1, 2] };
+pub(super) const IP6_ADDRESS: Kind = Kind { number: 8, size: 16, fields: &[] };
+pub(super) const ETHER_TYPE: Kind = Kind { number: 10, size: 2, fields: &[] };
+pub(super) const ARP_OPERATION: Kind = Kind { number: 11, size: 2, fields: &[] };
+pub(super) const INET_PROTO: Kind = Kind { number: 12, size: 1, fields: &[] };
+pub(super) const CT_STATE: Kind = Kind { number: 26, size: 4, fields: &[] };
+pub(super) const ICMPV6_TYPE: Kind = Kind { number: 29, size: 1, fields: &[] };
 
 pub(super) const IIFNAME: Field = Field::Meta { key: NFT_META_IIFNAME, size: 16 };
 pub(super) const OIFNAME: Field = Field::Meta { key: NFT_META_OIFNAME, size: 16 };
@@ -134,6 +168,12 @@ pub(super) const CT_ORIGINAL_IP6_SADDR: Field = tuple(NFT_CT_SRC_IP6, 0, 16);
 /// The flow's real destination: who answers, behind any NAT.
 pub(super) const CT_REPLY_IP_SADDR: Field = tuple(NFT_CT_SRC_IP, 1, 4);
 pub(super) const CT_REPLY_IP6_SADDR: Field = tuple(NFT_CT_SRC_IP6, 1, 16);
+/// The protocol of the flow, also for an ICMP error about it.
+pub(super) const CT_ORIGINAL_PROTOCOL: Field = tuple(NFT_CT_PROTOCOL, 0, 1);
+/// The flow's real destination port: from which it is answered, behind any NAT.
+pub(super) const CT_REPLY_PROTO_SRC: Field = tuple(NFT_CT_PROTO_SRC, 1, 2);
+/// The port that the flow was opened to; of an ICMP flow type and code of its first message.
+pub(super) const CT_ORIGINAL_PROTO_DST: Field = tuple(NFT_CT_PROTO_DST, 0, 2);
 
 const fn link(offset: u32, size: u32) -> Field {
     Field::Payload { base: NFT_PAYLOAD_LL_HEADER, offset, size }
@@ -202,7 +242,8 @@ pub(super) fn vmap(fields: &[Field], set: SetId) -> Statement {
 }
 
 pub(super) fn one_of(field: Field, key: Kind, values: &[&[u8]]) -> Statement {
-    let element = |value: &&[u8]| AnonymousElement { key: value.to_vec(), end: false, verdict: None };
+    let element =
+        |value: &&[u8]| AnonymousElement { key: value.to_vec(), end: false, last: None, verdict: None };
     let elements = values.iter().map(element).collect();
     found(&[field], Set::Anonymous(Anonymous { key, elements }), None)
 }
@@ -212,6 +253,7 @@ pub(super) fn decide(field: Field, key: Kind, verdicts: &[(&[u8], Verdict)]) -> 
     let element = |(value, verdict): &(&[u8], Verdict)| AnonymousElement {
         key: value.to_vec(),
         end: false,
+        last: None,
         verdict: Some(*verdict),
     };
     let elements = verdicts.iter().map(element).collect();
@@ -220,10 +262,51 @@ pub(super) fn decide(field: Field, key: Kind, verdicts: &[(&[u8], Verdict)]) -> 
 
 /// In one of these intervals of IPv6 addresses: the first address, and the first one behind.
 pub(super) fn in_one_of(field: Field, intervals: &[(Ipv6Addr, Ipv6Addr)]) -> Statement {
-    let element = |at: &Ipv6Addr, end| AnonymousElement { key: at.octets().to_vec(), end, verdict: None };
-    let elements =
-        intervals.iter().flat_map(|(first, behind)| [element(first, false), element(behind, true)]).collect();
-    found(&[field], Set::Anonymous(Anonymous { key: IP6_ADDRESS, elements }), None)
+    let bytes =
+        |(first, behind): &(Ipv6Addr, Ipv6Addr)| (first.octets().to_vec(), Some(behind.octets().to_vec()));
+    in_intervals(field, IP6_ADDRESS, &intervals.iter().map(bytes).collect::<Vec<_>>())
+}
+
+/// In one of these intervals: the first key, and the first one behind, if there is any.
+pub(super) fn in_intervals(field: Field, key: Kind, intervals: &[(Vec<u8>, Option<Vec<u8>>)]) -> Statement {
+    let element = |key: &Vec<u8>, end| AnonymousElement { key: key.clone(), end, last: None, verdict: None };
+    let elements = intervals.iter().flat_map(|(first, behind)| {
+        [Some(element(first, false)), behind.as_ref().map(|behind| element(behind, true))]
+    });
+    let elements = elements.flatten().collect();
+    found(&[field], Set::Anonymous(Anonymous { key, elements }), None)
+}
+
+/// A protocol and a port in one of these intervals: the first key and the last.
+pub(super) fn in_pairs(fields: &[Field; 2], intervals: &[(Vec<u8>, Vec<u8>)]) -> Statement {
+    let exact = intervals.iter().all(|(first, last)| first == last);
+    let element = |(first, last): &(Vec<u8>, Vec<u8>)| AnonymousElement {
+        key: first.clone(),
+        end: false,
+        last: (!exact).then(|| last.clone()),
+        verdict: None,
+    };
+    let elements = intervals.iter().map(element).collect();
+    found(fields, Set::Anonymous(Anonymous { key: PROTO_SERVICE, elements }), None)
+}
+
+/// This name, and this field if there is one, are an element of the set.
+pub(super) fn named_within(name: &str, field: Option<Field>, set: SetId) -> Statement {
+    const WORDS: u32 = 4;
+    let mut statement = vec![Expr::Name { name: name.to_owned(), slot: 0 }];
+    statement.extend(field.map(|from| Expr::Load { from, slot: WORDS }));
+    statement.push(Expr::Find { set: Set::Named(set), leads_to: None });
+    statement
+}
+
+/// At most so many packets a second, and so many at once; those beyond go on with the next rule.
+pub(super) fn limit(per_second: u32, burst: u32) -> Statement {
+    vec![Expr::Limit { per_second, burst }]
+}
+
+/// The packet's first bytes are told to whoever listens to the group.
+pub(super) fn log(group: u16, prefix: &str, bytes: u32) -> Statement {
+    vec![Expr::Log { group, prefix: prefix.to_owned(), bytes }]
 }
 
 /// The packet's protocol is of this family; before any field of its header is read.
@@ -400,6 +483,24 @@ impl Expr {
     pub(super) fn write(&self, writer: &mut Writer, anonymous: &mut impl FnMut() -> (&'static str, u32)) {
         match self {
             Self::Load { from, slot } => from.write(writer, register(*slot)),
+            Self::Name { name, slot } => expression(writer, "immediate", |data| {
+                let mut bytes = name.as_bytes().to_vec();
+                bytes.resize(16, 0);
+                data.number(NFTA_IMMEDIATE_DREG, register(*slot));
+                value(data, NFTA_IMMEDIATE_DATA, &bytes);
+            }),
+            Self::Limit { per_second, burst } => expression(writer, "limit", |data| {
+                const SECOND: u64 = 1;
+                data.put(NFTA_LIMIT_RATE, &u64::from(*per_second).to_be_bytes());
+                data.put(NFTA_LIMIT_UNIT, &SECOND.to_be_bytes());
+                data.number(NFTA_LIMIT_BURST, *burst);
+                data.number(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
+            }),
+            Self::Log { group, prefix, bytes } => expression(writer, "log", |data| {
+                data.put(NFTA_LOG_GROUP, &group.to_be_bytes());
+                data.text(NFTA_LOG_PREFIX, prefix);
+                data.number(NFTA_LOG_SNAPLEN, *bytes);
+            }),
             Self::Compare { operator, with } => expression(writer, "cmp", |data| {
                 data.number(NFTA_CMP_SREG, register(0));
                 data.number(NFTA_CMP_OP, *operator);
@@ -517,13 +618,18 @@ impl Verdict {
             Self::Jump(chain) => (NFT_JUMP, Some(chain)),
             Self::Goto(chain) => (NFT_GOTO, Some(chain)),
         };
-        writer.nest(NFTA_DATA_VERDICT, |data| {
-            data.put(NFTA_VERDICT_CODE, &code.to_be_bytes());
-            if let Some(chain) = chain {
-                data.text(NFTA_VERDICT_CHAIN, chain);
-            }
-        });
+        write_verdict(writer, code, chain);
     }
+}
+
+/// A verdict as the content of a data attribute.
+pub(super) fn write_verdict(writer: &mut Writer, code: i32, chain: Option<&str>) {
+    writer.nest(NFTA_DATA_VERDICT, |data| {
+        data.put(NFTA_VERDICT_CODE, &code.to_be_bytes());
+        if let Some(chain) = chain {
+            data.text(NFTA_VERDICT_CHAIN, chain);
+        }
+    });
 }
 
 /// Bytes as a data attribute.

@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::hostnet::rules::{DataType, Family, Field, SetId, Shape};
+use crate::hostnet::rules::{Chain as Policed, ChainName, DataType, Family, Field, RuleMark, SetId, Shape};
 
 use super::element::{data_fields, family, size, size_of};
-use super::expr::{Anonymous, Expr, Set, Statement, value};
+use super::expr::{Anonymous, AnonymousElement, Expr, Set, Statement, value};
 use super::skeleton::{COUNTERS, Chain, Hook, TABLE, chains};
 use super::socket::Batch;
 use super::uapi::*;
 use super::wire::{Damaged, Writer, needed, number, pick, text};
 
 /// Enough to tell one rule, or one version, from another.
-pub(super) type Mark = [u8; 8];
+pub(super) type Mark = RuleMark;
 
 /// What the kernel has of a table, in as much as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,9 +133,19 @@ impl Layout {
 }
 
 impl Observed {
-    /// Forgets who owns the tables, and which flags they have, for a comparison of contents.
+    /// The chains of policies.
+    pub(super) fn policies(&self) -> BTreeMap<ChainName, Policed> {
+        let named = self.chains.iter().filter_map(|((table, name), chain)| {
+            let name = policy_chain(*table, name, chain)?;
+            Some((name, Policed::seen(chain.rules.clone())))
+        });
+        named.collect()
+    }
+
+    /// The skeleton alone, without who owns the tables, and which flags they have, for a comparison.
     pub(super) fn contents(&self) -> Self {
         let mut contents = self.clone();
+        contents.chains.retain(|(table, name), chain| policy_chain(*table, name, chain).is_none());
         for table in contents.tables.values_mut() {
             (table.flags, table.owner) = (0, None);
         }
@@ -209,6 +219,11 @@ impl Observed {
     }
 }
 
+fn policy_chain(table: Family, name: &str, chain: &ObservedChain) -> Option<ChainName> {
+    let is_regular = table == Family::Inet && chain.hook.is_none();
+    is_regular.then(|| ChainName::read(name)).flatten()
+}
+
 /// Table, name and hook of a chain.
 type ChainFacts = (String, String, Option<(String, u32, i32, u32)>);
 
@@ -250,10 +265,14 @@ const NLM_F_CREATE: u16 = netlink_packet_core::NLM_F_CREATE;
 const NLM_F_APPEND: u16 = netlink_packet_core::NLM_F_APPEND;
 
 fn write_chain(batch: &mut Batch, chain: &Chain) {
-    batch.push(NFT_MSG_NEWCHAIN, NLM_F_CREATE, family(chain.family), |body| {
+    write_chain_named(batch, family(chain.family), chain.name, chain.hook);
+}
+
+pub(super) fn write_chain_named(batch: &mut Batch, family: u8, name: &str, hook: Option<Hook>) {
+    batch.push(NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |body| {
         body.text(NFTA_CHAIN_TABLE, TABLE);
-        body.text(NFTA_CHAIN_NAME, chain.name);
-        if let Some(Hook { kind, number, priority }) = chain.hook {
+        body.text(NFTA_CHAIN_NAME, name);
+        if let Some(Hook { kind, number, priority }) = hook {
             body.nest(NFTA_CHAIN_HOOK, |hook| {
                 hook.number(NFTA_HOOK_HOOKNUM, number);
                 hook.number(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
@@ -307,7 +326,17 @@ fn write_set(batch: &mut Batch, set: SetId, id: u32) {
 }
 
 fn write_rule(batch: &mut Batch, chain: &Chain, rule: &Statement, mark: Mark, id: &mut u32) {
-    let number = family(chain.family);
+    write_rule_named(batch, family(chain.family), chain.name, rule, &mark, id);
+}
+
+pub(super) fn write_rule_named(
+    batch: &mut Batch,
+    number: u8,
+    chain: &str,
+    rule: &Statement,
+    mark: &Mark,
+    id: &mut u32,
+) {
     let first = *id + 1;
     for set in anonymous(rule) {
         *id += 1;
@@ -315,9 +344,9 @@ fn write_rule(batch: &mut Batch, chain: &Chain, rule: &Statement, mark: Mark, id
     }
     batch.push(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, number, |body| {
         body.text(NFTA_RULE_TABLE, TABLE);
-        body.text(NFTA_RULE_CHAIN, chain.name);
+        body.text(NFTA_RULE_CHAIN, chain);
         body.nest(NFTA_RULE_EXPRESSIONS, |list| write_expressions(list, rule, first));
-        body.put(NFTA_RULE_USERDATA, &userdata(USERDATA_MARK, &mark));
+        body.put(NFTA_RULE_USERDATA, &userdata(USERDATA_MARK, mark));
     });
 }
 
@@ -333,15 +362,20 @@ fn write_expressions(list: &mut Writer, rule: &Statement, mut id: u32) {
     }
 }
 
+/// The kernel takes at most 64 KiB of elements in one message.
+const ELEMENTS_AT_ONCE: usize = 500;
+
 fn write_anonymous(batch: &mut Batch, family: u8, set: &Anonymous, id: u32) {
     let is_map = set.elements.iter().any(|element| element.verdict.is_some());
-    let is_interval = set.elements.iter().any(|element| element.end);
+    let several = set.elements.iter().any(|element| element.last.is_some());
+    let is_interval = several || set.elements.iter().any(|element| element.end);
     batch.push(NFT_MSG_NEWSET, NLM_F_CREATE, family, |body| {
-        let map = if is_map { NFT_SET_MAP } else { 0 };
-        let interval = if is_interval { NFT_SET_INTERVAL } else { 0 };
+        let flag = |is: bool, flag: u32| if is { flag } else { 0 };
+        let kind =
+            flag(is_map, NFT_SET_MAP) | flag(is_interval, NFT_SET_INTERVAL) | flag(several, NFT_SET_CONCAT);
         body.text(NFTA_SET_TABLE, TABLE);
         body.text(NFTA_SET_NAME, anonymous_name(set));
-        body.number(NFTA_SET_FLAGS, NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | map | interval);
+        body.number(NFTA_SET_FLAGS, NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | kind);
         body.number(NFTA_SET_KEY_TYPE, set.key.number);
         body.number(NFTA_SET_KEY_LEN, set.key.size);
         if is_map {
@@ -349,25 +383,41 @@ fn write_anonymous(batch: &mut Batch, family: u8, set: &Anonymous, id: u32) {
             body.number(NFTA_SET_DATA_LEN, VERDICT_SIZE);
         }
         body.number(NFTA_SET_ID, id);
-        body.nest(NFTA_SET_DESC, |desc| desc.number(NFTA_SET_DESC_SIZE, set.elements.len() as u32));
-    });
-    batch.push(NFT_MSG_NEWSETELEM, NLM_F_CREATE, family, |body| {
-        body.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-        body.text(NFTA_SET_ELEM_LIST_SET, anonymous_name(set));
-        body.number(NFTA_SET_ELEM_LIST_SET_ID, id);
-        body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-            for element in &set.elements {
-                list.nest(NFTA_LIST_ELEM, |one| {
-                    value(one, NFTA_SET_ELEM_KEY, &element.key);
-                    if let Some(verdict) = element.verdict {
-                        one.nest(NFTA_SET_ELEM_DATA, |data| verdict.write(data));
-                    }
-                    if element.end {
-                        one.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        body.nest(NFTA_SET_DESC, |desc| {
+            desc.number(NFTA_SET_DESC_SIZE, set.elements.len() as u32);
+            if several {
+                desc.nest(NFTA_SET_DESC_CONCAT, |fields| {
+                    for size in set.key.fields {
+                        fields.nest(NFTA_LIST_ELEM, |one| one.number(NFTA_SET_FIELD_LEN, *size));
                     }
                 });
             }
         });
+    });
+    for elements in set.elements.chunks(ELEMENTS_AT_ONCE) {
+        batch.push(NFT_MSG_NEWSETELEM, NLM_F_CREATE, family, |body| {
+            body.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+            body.text(NFTA_SET_ELEM_LIST_SET, anonymous_name(set));
+            body.number(NFTA_SET_ELEM_LIST_SET_ID, id);
+            body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                elements.iter().for_each(|element| write_anonymous_element(list, element));
+            });
+        });
+    }
+}
+
+fn write_anonymous_element(list: &mut Writer, element: &AnonymousElement) {
+    list.nest(NFTA_LIST_ELEM, |one| {
+        value(one, NFTA_SET_ELEM_KEY, &element.key);
+        if let Some(verdict) = element.verdict {
+            one.nest(NFTA_SET_ELEM_DATA, |data| verdict.write(data));
+        }
+        if let Some(last) = &element.last {
+            value(one, NFTA_SET_ELEM_KEY_END, last);
+        }
+        if element.end {
+            one.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
     });
 }
 

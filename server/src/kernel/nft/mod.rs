@@ -1,7 +1,7 @@
 //! nftables over netlink, without a C library or a child process.
 //!
-//! [`Nft`] keeps two tables, `inet netloom` and `bridge netloom`: constant chains and rules, the *skeleton*, and sets
-//! whose [`Element`]s are all that ever changes.
+//! [`Nft`] keeps two tables, `inet netloom` and `bridge netloom`: constant chains and rules, the *skeleton*; sets, whose
+//! [`Element`]s change; and the [`Chain`]s of policies.
 //! - A commit is one transaction. It may be repeated: what is there may be added, what is not may be removed.
 //! - What is read is complete or an error; what a stranger put into our tables makes the skeleton outdated, and goes
 //!   when it is written anew.
@@ -10,6 +10,7 @@
 //!   kernel ten milliseconds.
 //! - Calls block, and belong on a thread that may.
 
+mod chain;
 mod element;
 mod expr;
 pub(in crate::kernel) mod foreign;
@@ -23,12 +24,12 @@ mod tests;
 pub(in crate::kernel) mod uapi;
 pub(in crate::kernel) mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::hostnet::rules::{Element, Family, Rules, SetId, Skeleton};
+use crate::hostnet::rules::{Chain, ChainName, Data, Edit, Element, Family, Rules, SetId, Skeleton};
 
 use super::extack::{KernelError, Refusal};
 use super::socket::SocketError;
@@ -43,6 +44,8 @@ use wire::{Damaged, Writer, needed, number, pick};
 const TRIES: u32 = 8;
 /// No change to an element takes more bytes than this.
 const LARGEST_CHANGE: usize = 192;
+/// Sets in one transaction are numbered; the skeleton has fewer than this.
+const SETS_OF_SKELETON: u32 = 1 << 16;
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
 
 /// What the kernel can do for us.
@@ -121,11 +124,13 @@ pub struct Nft {
     layout: Layout,
 }
 
-/// One change to one element.
+/// One change to one element or chain.
 #[derive(Clone, Copy, Debug)]
 enum Change<'a> {
+    Put(&'a ChainName, &'a Chain),
     Remove(&'a Element),
     Add(&'a Element),
+    Drop(&'a ChainName),
 }
 
 impl Nft {
@@ -159,9 +164,14 @@ impl Nft {
         self.ensure().map(drop)
     }
 
-    /// Makes both tables be there, and right. What is right is not touched; what is not is replaced, its elements
-    /// kept. One transaction, or none.
+    /// As [`Nft::ensure_with`], where there are no policies.
     pub fn ensure(&mut self) -> Result<Ensured, NftError> {
+        self.ensure_with(&BTreeMap::new())
+    }
+
+    /// Makes both tables be there, and right. What is right is not touched; what is not is replaced, its elements
+    /// kept but those that lead to chains that are not among these. One transaction, or none.
+    pub fn ensure_with(&mut self, chains: &BTreeMap<ChainName, Chain>) -> Result<Ensured, NftError> {
         let (observed, rules) = self.read()?;
         let flags = self.table_flags();
         match rules.skeleton {
@@ -180,14 +190,23 @@ impl Nft {
                     write_delete_table(&mut batch, *table);
                 }
                 self.layout.write(&mut batch, flags);
-                let changes: Vec<_> = rules.elements.iter().map(Change::Add).collect();
-                let room = self.socket.largest_batch().saturating_sub(batch.len()) / LARGEST_CHANGE;
-                let (now, rest) = changes.split_at(room.min(changes.len()));
-                for change in now {
-                    change.write(&mut batch)?;
+                let leads_somewhere = |element: &&Element| match element.data() {
+                    Data::Jump(chain) => chains.contains_key(chain),
+                    _ => true,
+                };
+                let elements = rules.elements.iter().filter(leads_somewhere).map(Change::Add);
+                let chains = chains.iter().map(|(name, chain)| Change::Put(name, chain));
+                let changes: Vec<_> = chains.chain(elements).collect();
+                let (mut id, mut at) = (SETS_OF_SKELETON, 0);
+                while let Some(change) = changes.get(at) {
+                    if batch.len() + change.size() > self.socket.largest_batch() {
+                        break;
+                    }
+                    change.write(&mut batch, &mut id)?;
+                    at += 1;
                 }
                 self.whole("the skeleton", batch)?;
-                self.change(rest)?;
+                self.change(changes.get(at..).unwrap_or_default())?;
                 Ok(match rules.skeleton {
                     Skeleton::Absent => Ensured::Created,
                     Skeleton::Outdated | Skeleton::Unowned | Skeleton::Present => Ensured::Replaced,
@@ -202,11 +221,30 @@ impl Nft {
     /// Where the socket's buffer is small (only the host's root may enlarge it) and there are thousands of changes,
     /// it takes several transactions, each for some sets.
     pub fn commit(&mut self, remove: &[Element], add: &[Element]) -> Result<(), NftError> {
+        self.edit(&Edit { remove: remove.to_vec(), add: add.to_vec(), ..Edit::default() })
+    }
+
+    /// The same with chains: what comes is there before elements, what goes is so after.
+    pub fn edit(&mut self, edit: &Edit) -> Result<(), NftError> {
+        let Edit { put, remove, add, drop } = edit;
         let remove = remove.iter().map(Change::Remove);
-        let mut changes: Vec<_> = remove.chain(add.iter().map(Change::Add)).collect();
+        let mut elements: Vec<_> = remove.chain(add.iter().map(Change::Add)).collect();
         // A stable order: in each set what goes makes room for what comes, and a key is never long without a value.
-        changes.sort_by_key(|change| change.element().set());
+        elements.sort_by_key(|change| change.element().map(Element::set));
+        let put = put.iter().map(|(name, chain)| Change::Put(name, chain));
+        let changes: Vec<_> = put.chain(elements).chain(drop.iter().map(Change::Drop)).collect();
         self.change(&changes)
+    }
+
+    /// How many packets each chain of policies has dropped since it was made.
+    pub fn denied(&mut self) -> Result<Vec<(String, u64)>, NftError> {
+        let what = "what policies dropped";
+        let mut body = Writer::default();
+        body.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+        body.text(NFTA_SET_ELEM_LIST_SET, SetId::Denied.name());
+        let replies =
+            self.until_calm(|nft| nft.list(what, NFT_MSG_GETSETELEM, NFPROTO_INET, body.bytes()))?;
+        element::read_counts(&replies).map_err(|damage| unknown(what, damage))
     }
 
     /// All of our firewall, in one consistent picture.
@@ -277,32 +315,51 @@ impl Nft {
     }
 
     fn change(&mut self, changes: &[Change<'_>]) -> Result<(), NftError> {
-        let at_once = self.socket.largest_batch() / LARGEST_CHANGE;
-        changes.chunks(at_once.max(1)).try_for_each(|changes| self.transaction(changes.to_vec()))
+        let mut rest = changes;
+        while !rest.is_empty() {
+            let mut room = self.socket.largest_batch();
+            let fits = |change: &&Change<'_>| {
+                let size = change.size();
+                let fits = size <= room;
+                room = room.saturating_sub(size);
+                fits
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            self.transaction(now.to_vec())?;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// Does the changes at once. What is to be removed but not there is found out by being refused, and left out.
     fn transaction(&mut self, mut changes: Vec<Change<'_>>) -> Result<(), NftError> {
         for _ in 0..TRIES {
             let mut batch = self.socket.batch(NFNL_SUBSYS_NFTABLES);
-            for change in &changes {
-                change.write(&mut batch)?;
+            let (mut id, mut messages) = (0, Vec::with_capacity(changes.len()));
+            for (index, change) in changes.iter().enumerate() {
+                change.write(&mut batch, &mut id)?;
+                messages.resize(batch.count(), index);
             }
             let refused = match self.socket.commit(batch) {
                 Ok(refused) if refused.is_empty() => return Ok(()),
                 Ok(refused) => refused,
                 Err(SocketError::Overrun) => {
                     // There were more refusals than the buffer holds, so nothing was done.
-                    let there: BTreeSet<_> = self.dump()?.elements.iter().map(Element::place).collect();
+                    let have = self.dump()?;
+                    let there: BTreeSet<_> = have.elements.iter().map(Element::place).collect();
                     changes.retain(|change| match change {
-                        Change::Add(_) => true,
+                        Change::Put(..) | Change::Add(_) => true,
                         Change::Remove(element) => there.contains(&element.place()),
+                        Change::Drop(name) => have.chains.contains_key(*name),
                     });
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let absent = absent(&changes, refused)?;
+            let of_change = |(message, refusal): Refused| {
+                (message.and_then(|message: usize| messages.get(message).copied()), refusal)
+            };
+            let absent = absent(&changes, refused.into_iter().map(of_change).collect())?;
             let mut index = 0;
             changes.retain(|_| {
                 index += 1;
@@ -335,7 +392,8 @@ impl Nft {
             }
             let skeleton = nft.judge(&observed, strange);
             let calm = nft.generation()? == before;
-            Ok(calm.then_some((observed, Rules { skeleton, elements })))
+            let chains = observed.policies();
+            Ok(calm.then_some((observed, Rules { skeleton, elements, chains })))
         })
     }
 
@@ -427,18 +485,38 @@ impl Nft {
 }
 
 impl<'a> Change<'a> {
-    fn element(&self) -> &'a Element {
+    fn element(&self) -> Option<&'a Element> {
         match self {
-            Self::Remove(element) | Self::Add(element) => element,
+            Self::Remove(element) | Self::Add(element) => Some(element),
+            Self::Put(..) | Self::Drop(_) => None,
         }
     }
 
-    fn write(&self, batch: &mut Batch) -> Result<(), NftError> {
-        let (message, flags) = match self {
-            Self::Remove(_) => (NFT_MSG_DELSETELEM, 0),
-            Self::Add(_) => (NFT_MSG_NEWSETELEM, netlink_packet_core::NLM_F_CREATE),
+    /// Its messages take no more bytes than this.
+    fn size(&self) -> usize {
+        match self {
+            Self::Remove(_) | Self::Add(_) | Self::Drop(_) => LARGEST_CHANGE,
+            Self::Put(name, chain) => {
+                let mut batch = Batch::new(0, NFNL_SUBSYS_NFTABLES);
+                chain::put(&mut batch, name, chain, &mut 0);
+                batch.len()
+            }
+        }
+    }
+
+    fn write(&self, batch: &mut Batch, id: &mut u32) -> Result<(), NftError> {
+        let (message, flags, element) = match self {
+            Self::Put(name, chain) => {
+                chain::put(batch, name, chain, id);
+                return Ok(());
+            }
+            Self::Drop(name) => {
+                chain::delete(batch, name);
+                return Ok(());
+            }
+            Self::Remove(element) => (NFT_MSG_DELSETELEM, 0, element),
+            Self::Add(element) => (NFT_MSG_NEWSETELEM, netlink_packet_core::NLM_F_CREATE, element),
         };
-        let element = self.element();
         let mut written = Ok(());
         batch.push(message, flags, family(element.set().family()), |body| {
             written = element::write(element, body)
@@ -448,11 +526,13 @@ impl<'a> Change<'a> {
     }
 
     fn refused(&self, refusal: Refusal) -> KernelError {
-        let verb = match self {
-            Self::Remove(_) => "delete",
-            Self::Add(_) => "add",
+        let operation = match self {
+            Self::Put(name, _) => format!("nft add chain inet netloom {name}"),
+            Self::Drop(name) => format!("nft delete chain inet netloom {name}"),
+            Self::Remove(element) => format!("nft delete element {element}"),
+            Self::Add(element) => format!("nft add element {element}"),
         };
-        refused(refusal, &format!("nft {verb} element {}", self.element()))
+        refused(refusal, &operation)
     }
 }
 
@@ -461,7 +541,7 @@ fn absent(changes: &[Change<'_>], refused: Vec<Refused>) -> Result<BTreeSet<usiz
     let mut absent = BTreeSet::new();
     for (index, refusal) in refused {
         match index.and_then(|index| changes.get(index).map(|change| (index, change))) {
-            Some((index, Change::Remove(_))) if refusal.errno == Some(Errno::ENOENT) => {
+            Some((index, Change::Remove(_) | Change::Drop(_))) if refusal.errno == Some(Errno::ENOENT) => {
                 absent.insert(index);
             }
             Some((_, change)) => return Err(change.refused(refusal).into()),

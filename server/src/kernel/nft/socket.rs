@@ -367,6 +367,11 @@ impl Batch {
         self.last = start;
     }
 
+    /// How many messages there are so far.
+    pub(in crate::kernel) fn count(&self) -> usize {
+        self.messages as usize
+    }
+
     /// How many bytes there are so far.
     pub(in crate::kernel) fn len(&self) -> usize {
         self.writer.bytes().len()

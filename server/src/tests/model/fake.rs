@@ -217,10 +217,16 @@ fn what_linux_says(net: &HostNet, step: &Step) -> Answer {
             if sysctl.link().is_some_and(|link| !has(stack, link)) { Answer::IsSo } else { Answer::Does }
         }
         // The firewall is whole or it is not there.
-        Action::RemoveRule(_) | Action::AddRule(_) if net.rules.skeleton != Skeleton::Present => {
+        Action::PutChain(..) | Action::RemoveRule(_) | Action::AddRule(_) | Action::RemoveChain(_)
+            if net.rules.skeleton != Skeleton::Present =>
+        {
             surprise("ENOENT")
         }
-        Action::InstallRules | Action::RemoveRule(_) | Action::AddRule(_) => Answer::Does,
+        Action::InstallRules { .. }
+        | Action::PutChain(..)
+        | Action::RemoveRule(_)
+        | Action::AddRule(_)
+        | Action::RemoveChain(_) => Answer::Does,
         // What is gone already is gone.
         Action::DeleteNamespace { .. }
         | Action::Release { .. }

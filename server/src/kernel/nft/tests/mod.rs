@@ -1,5 +1,6 @@
 //! The firewall against the real kernel, every test on a private host of its own.
 
+mod chains;
 mod elements;
 mod fuzz;
 mod reference;

@@ -11,7 +11,7 @@ const SKELETON: &str = include_str!("../skeleton.nft");
 
 /// The output of `nft`; `None` where it is not installed.
 #[allow(clippy::disallowed_methods, reason = "a test asks the real nft")]
-fn nft(arguments: &[&str], input: &str) -> Option<String> {
+pub(super) fn nft(arguments: &[&str], input: &str) -> Option<String> {
     let started = Command::new("nft")
         .args(arguments)
         .stdin(Stdio::piped())

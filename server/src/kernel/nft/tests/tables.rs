@@ -180,7 +180,7 @@ fn one_table_without_the_other_is_repaired() {
         let left = nft.dump().unwrap();
         assert_eq!(left.skeleton, Skeleton::Outdated);
         assert_eq!(nft.ensure().unwrap(), Ensured::Replaced);
-        assert_eq!(nft.dump().unwrap(), Rules { skeleton: Skeleton::Present, elements: left.elements });
+        assert_eq!(nft.dump().unwrap(), Rules { skeleton: Skeleton::Present, ..left });
     });
 }
 

@@ -170,6 +170,26 @@ CREATE TABLE networks (
     alloc        TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE policies (
+    uid          TEXT    NOT NULL PRIMARY KEY,
+    name         TEXT    NOT NULL UNIQUE,
+    labels       TEXT    NOT NULL,
+    annotations  TEXT    NOT NULL,
+    owner        TEXT,
+    generation   INTEGER NOT NULL,
+    revision     INTEGER NOT NULL,
+    create_time  INTEGER NOT NULL,
+    update_time  INTEGER NOT NULL,
+    delete_time  INTEGER,
+    spec_version INTEGER NOT NULL,
+    spec         TEXT    NOT NULL,
+    alloc        TEXT    NOT NULL,
+    network      TEXT    AS (spec ->> '$.selector.network')
+                 REFERENCES networks (name) DEFERRABLE INITIALLY DEFERRED
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX policies_by_network ON policies (network) WHERE network IS NOT NULL;
+
 CREATE VIEW port_forward_conflicts AS
     SELECT one.uid, other.uid AS other FROM port_forwards AS one JOIN port_forwards AS other
         ON other.protocol = one.protocol

@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Messages whose set fields become a JSON merge patch in a gRPC update.
-const PATCHABLE: [&str; 24] = [
+const PATCHABLE: [&str; 29] = [
     "NamespaceSpec",
     "NamespaceSource",
     "ManagedSource",
@@ -30,6 +30,11 @@ const PATCHABLE: [&str; 24] = [
     "RouteSpec",
     "LinkSpec",
     "LinkEnd",
+    "PolicySpec",
+    "PolicySelector",
+    "PolicyRule",
+    "PolicyPeer",
+    "PolicyPort",
 ];
 
 /// The unions in them, each the only field of its message.

@@ -158,11 +158,14 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::PermissionDenied => {
             "a read-only socket or token cannot write; netloom.sock has all rights"
         }
-        ErrorReason::HasDependents => "--force deletes them too",
+        ErrorReason::HasDependents => {
+            "--force deletes them too; a policy that names a network as a peer stays, without it"
+        }
         ErrorReason::NamespaceInUse => "--force removes its name; it goes when the last process does",
         ErrorReason::PortTaken => "`ss -lntup` shows who listens, `netloom forwards ls` what is published",
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",
         ErrorReason::NeedsForce => "--force does it all the same",
+        ErrorReason::SpoofGuardOff => "`netloom set net NAME spoof_guard=` switches it on",
         ErrorReason::Overlap => "leave the subnet out and a free one is chosen",
         ErrorReason::RouteTaken => "another metric makes it another route; `netloom route ls` shows them",
         ErrorReason::OwnedByOther => "--take-ownership takes it over",

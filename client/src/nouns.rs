@@ -1,7 +1,7 @@
 //! Which generated service, requests and fields belong to which noun; written once per noun by one macro.
 
 use netloom_api::{
-    Attachment, Draft, FromPb as _, Link, Name, Namespace, Network, Noun, Object, Path, PortForward,
+    Attachment, Draft, FromPb as _, Link, Name, Namespace, Network, Noun, Object, Path, Policy, PortForward,
     Reservation, Route, ToPb as _, pb,
 };
 
@@ -192,4 +192,13 @@ calls! {
     create_link CreateLinkRequest;
     update_link UpdateLinkRequest;
     delete_link DeleteLinkRequest;
+}
+
+calls! {
+    Policy policy in policy_service_client::PolicyServiceClient;
+    list_policies ListPoliciesRequest by [network];
+    get_policy GetPolicyRequest;
+    create_policy CreatePolicyRequest;
+    update_policy UpdatePolicyRequest;
+    delete_policy DeletePolicyRequest;
 }

@@ -17,7 +17,7 @@ pub struct ListOptions {
     pub labels: Labels,
     /// Only of this Namespace; for Attachments, PortForwards, Links and Routes.
     pub namespace: Option<Name>,
-    /// Only of this Network; for Attachments, PortForwards and Reservations.
+    /// Only of this Network; for Attachments, PortForwards, Reservations and Policies.
     pub network: Option<Name>,
 }
 

@@ -3,8 +3,9 @@
 use std::{fmt::Display, net::IpAddr};
 
 use netloom_client::{
-    Attachment, Bandwidth, Callable, Egress, Link, LinkEnd, Namespace, NatEgress, Network, Object,
-    PortForward, PortRange, RateLimit, Reservation, Route, RouteType, SubnetStatus,
+    Attachment, Bandwidth, Callable, Egress, Labels, Link, LinkEnd, Name, Namespace, NatEgress, Network,
+    Object, PeerKind, Policy, PolicyPeer, PolicyPort, PolicyRule, PolicySelector, PortForward, PortRange,
+    RateLimit, Reservation, Route, RouteType, SubnetStatus,
 };
 
 use crate::values::rate_text;
@@ -248,6 +249,67 @@ impl Shown for Link {
     fn gist(object: &Object<Self>) -> String {
         list(object.spec.ends.iter().map(place), " to ")
     }
+}
+
+impl Shown for Policy {
+    const WORD: &'static str = "policy";
+    const COLUMNS: &'static [&'static str] = &["SELECTS", "DIRECTIONS", "ATTACHMENTS"];
+
+    fn cells(object: &Object<Self>) -> Vec<String> {
+        let status = &object.status.noun;
+        let directions = list(&status.directions, ",");
+        vec![selector(&object.spec.selector), directions, status.selected.to_string()]
+    }
+
+    fn facts(object: &Object<Self>) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object.spec, &object.status.noun);
+        let selected = status.selected;
+        vec![
+            ("selects", format!("{} ({selected} now)", selector(&spec.selector))),
+            ("directions", list(&status.directions, ", ")),
+            ("from", list(spec.ingress.iter().map(rule), "\n")),
+            ("to", list(spec.egress.iter().map(rule), "\n")),
+            ("log", if spec.log() { "what it drops".into() } else { String::new() }),
+        ]
+    }
+
+    fn gist(object: &Object<Self>) -> String {
+        let status = &object.status.noun;
+        let (what, ways) = (selector(&object.spec.selector), list(&status.directions, " and "));
+        format!("{ways} of {what}, {} now", status.selected)
+    }
+}
+
+/// Whom a selector means: `role=db+network:v-net-0`, or `all`.
+fn selector(PolicySelector { labels, network }: &PolicySelector) -> String {
+    attachments(labels, network.as_ref())
+}
+
+fn attachments(labels: &Labels, network: Option<&Name>) -> String {
+    let labels = labels.as_map().iter().map(|(key, value)| format!("{key}={value}"));
+    let all = labels.chain(network.map(|name| format!("network:{name}")));
+    let text = list(all, "+");
+    if text.is_empty() { "all".into() } else { text }
+}
+
+/// A rule as `policy add` takes it.
+fn rule(PolicyRule { peers, ports }: &PolicyRule) -> String {
+    let peers = if peers.is_empty() { "any".into() } else { list(peers.iter().map(peer), ",") };
+    if ports.is_empty() { peers } else { format!("{peers}@{}", list(ports.iter().map(port), ",")) }
+}
+
+fn peer(peer: &PolicyPeer) -> String {
+    match peer.kind() {
+        PeerKind::Attachments(PolicySelector { labels, network }) => attachments(&labels, network.as_ref()),
+        PeerKind::Prefix(cidr, except) => list([cidr].iter().chain(except), "-"),
+    }
+}
+
+fn port(port: &PolicyPort) -> String {
+    let PolicyPort { protocol, port: _, end_port: _, type_, code } = port;
+    let range = port.ports().map(|(first, last)| span(first, last));
+    let parts = [range, type_.map(|value| value.to_string()), code.map(|value| value.to_string())];
+    list([protocol.to_string()].into_iter().chain(parts.into_iter().flatten()), "/")
 }
 
 /// Where an end is: `red:veth-red`.

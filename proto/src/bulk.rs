@@ -16,6 +16,7 @@ use crate::{
     object::{Draft, Kind, Noun, Object},
     pb,
     plan::{Plan, PlannedChange},
+    policy::Policy,
     port_forward::PortForward,
     problem::Violations,
     reservation::Reservation,
@@ -195,7 +196,7 @@ any_noun! {
     Attachment attachment,
     PortForward port_forward,
     Reservation reservation,
-    Route route, Link link,
+    Route route, Link link, Policy policy,
 }
 
 /// The body of an apply.

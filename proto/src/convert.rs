@@ -87,6 +87,11 @@ pub(crate) fn all<M, T: ToPb<M>>(values: &[T]) -> Vec<M> {
     values.iter().map(ToPb::to_pb).collect()
 }
 
+/// Narrows a number to a byte.
+pub(crate) fn u8_field(value: u32, at: &Path) -> Result<u8, Violations> {
+    u8::try_from(value).map_err(|_| Violations::one(at.to_string(), "must be at most 255"))
+}
+
 /// Narrows a number to a port or MTU.
 pub(crate) fn u16_field(value: u32, at: &Path) -> Result<u16, Violations> {
     u16::try_from(value).map_err(|_| Violations::one(at.to_string(), "must be at most 65535"))

@@ -27,6 +27,7 @@ mod net;
 mod network;
 mod object;
 mod plan;
+mod policy;
 mod port_forward;
 mod problem;
 mod reservation;
@@ -62,6 +63,10 @@ pub use object::{
     Status,
 };
 pub use plan::{Action, ObjectError, Plan, PlanResponse, PlannedChange, PlannedStep};
+pub use policy::{
+    Direction, MAX_ENTRIES, MAX_EXCEPT, MAX_PEERS, MAX_PORTS, MAX_RULES, PeerKind, Policy, PolicyPeer,
+    PolicyPort, PolicyProtocol, PolicyRule, PolicySelector, PolicySpec, PolicyStatus,
+};
 pub use port_forward::{
     Listen, MAX_RANGE_PORTS, MAX_SOURCES, PortForward, PortForwardSpec, PortForwardStatus, PortRange,
     Protocol, Target,

@@ -35,10 +35,12 @@ pub enum Kind {
     Route,
     /// A direct cable.
     Link,
+    /// Which traffic Attachments accept, or may send.
+    Policy,
 }
 
 /// The nouns by their names.
-pub const KIND_NAMES: [(Kind, &str); 7] = [
+pub const KIND_NAMES: [(Kind, &str); 8] = [
     (Kind::Namespace, "Namespace"),
     (Kind::Network, "Network"),
     (Kind::Attachment, "Attachment"),
@@ -46,6 +48,7 @@ pub const KIND_NAMES: [(Kind, &str); 7] = [
     (Kind::Reservation, "Reservation"),
     (Kind::Route, "Route"),
     (Kind::Link, "Link"),
+    (Kind::Policy, "Policy"),
 ];
 
 impl Kind {
@@ -59,6 +62,7 @@ impl Kind {
             Kind::Reservation => "Reservation",
             Kind::Route => "Route",
             Kind::Link => "Link",
+            Kind::Policy => "Policy",
         }
     }
 
@@ -72,6 +76,7 @@ impl Kind {
             Kind::Reservation => "reservations",
             Kind::Route => "routes",
             Kind::Link => "links",
+            Kind::Policy => "policies",
         }
     }
 }

@@ -126,6 +126,8 @@ reasons! {
     GatewayUnreachable "GATEWAY_UNREACHABLE" 409 FailedPrecondition "The gateway cannot be reached",
     /// It may cut the host off, so it must be forced.
     NeedsForce "NEEDS_FORCE" 409 FailedPrecondition "It needs force",
+    /// A policy selects a member of a network whose spoof guard is off; metadata names all three.
+    SpoofGuardOff "SPOOF_GUARD_OFF" 409 FailedPrecondition "A policy needs the spoof guard",
     /// No address, subnet or port is left to choose.
     PoolExhausted "POOL_EXHAUSTED" 409 ResourceExhausted "Nothing is left to choose from",
     /// The event position is no longer kept; list again.

@@ -110,6 +110,11 @@ impl Labels {
         &self.0
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether all of `wanted` are among these.
     pub fn contain(&self, wanted: &Labels) -> bool {
         wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))

@@ -44,6 +44,7 @@ fn stages() -> Vec<Vec<Value>> {
                 {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}}),
             json!({"kind": "Link", "name": "cable", "spec": {"ends": [
                 {"namespace": "red", "interface": "veth-red"}, {"namespace": "blue", "interface": "veth-blue"}]}}),
+            json!({"kind": "Policy", "name": "db", "spec": {"selector": {"labels": {"role": "db"}}}}),
         ],
     ]
 }

@@ -66,6 +66,9 @@ struct Row {
     note: &'static str,
 }
 
+const FOLLOWS: &str =
+    "at once, also for what flows: what may not pass any more stalls, and goes on once it may";
+
 const FIXED: &str = "delete it and create it anew";
 
 /// The rows of one object, in the order of the document.
@@ -79,7 +82,11 @@ impl Rows {
     fn of(noun: &'static str, object: &'static str) -> Self {
         let rows = Vec::new();
         let rows = Self { noun, object, rows };
-        rows.live("labels", json!({"role": "changed"}), "nothing of it is in the kernel")
+        let labels = match noun {
+            "Attachment" => "policies that select by them, or have them as peers, follow at once",
+            _ => "nothing of it is in the kernel",
+        };
+        rows.live("labels", json!({"role": "changed"}), labels)
             .live("annotations", json!({"note": "changed"}), "nothing of it is in the kernel")
             .live("owner", json!("ci-8"), "nothing of it is in the kernel")
     }
@@ -195,6 +202,13 @@ fn rows() -> Vec<Row> {
                 "new addresses are added before old ones go; `namespace`, `interface` and `mac` of an end are fixed",
             )
             .live("spec.mtu", json!(1400), "both ends of the cable are set"),
+        Rows::of("Policy", "/v1/policies/quiet")
+            .live("spec.selector.labels", json!({"role": "other"}), FOLLOWS)
+            .live("spec.selector.network", json!("v-net-0"), FOLLOWS)
+            .live("spec.directions", json!(["ingress", "egress"]), FOLLOWS)
+            .live("spec.ingress", json!([{"peers": [{"labels": {"role": "app"}}]}]), FOLLOWS)
+            .live("spec.egress", json!([{"ports": [{"protocol": "udp", "port": 53}]}]), FOLLOWS)
+            .live("spec.log", json!(true), "of what is dropped from then on"),
     ];
     nouns.into_iter().flat_map(|noun| noun.rows).collect()
 }
@@ -260,6 +274,9 @@ impl Scene {
         rest.post("/v1/routes", &json!({"name": "lan", "spec": spec})).await.ok();
         let ends = [end("red", 1, &["10.1.1.1/24"]), end("blue", 2, &["10.1.1.2/24"])];
         rest.post("/v1/links", &json!({"name": "cable", "spec": {"ends": ends}})).await.ok();
+        // It selects nobody here, whatever of it changes; what a Policy does to what flows is told in other stories.
+        let quiet = json!({"name": "quiet", "spec": {"selector": {"labels": {"role": "nobody"}}}});
+        rest.post("/v1/policies", &quiet).await.ok();
         let namespaces = Namespaces::default();
         let (red, blue) = (namespaces.open("red").unwrap(), namespaces.open("blue").unwrap());
         let serve = |at: &dyn AsFd, port: u16| {

@@ -55,9 +55,16 @@ async fn wipe(rest: &Rest) {
     let begun = Instant::now();
     loop {
         let mut left = 0;
-        for kind in
-            ["routes", "port-forwards", "attachments", "reservations", "links", "networks", "namespaces"]
-        {
+        for kind in [
+            "policies",
+            "routes",
+            "port-forwards",
+            "attachments",
+            "reservations",
+            "links",
+            "networks",
+            "namespaces",
+        ] {
             for one in items(rest, kind).await.iter().filter(|one| one["name"] != "host") {
                 left += 1;
                 let name = one["name"].as_str().unwrap();

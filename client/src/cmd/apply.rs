@@ -7,7 +7,7 @@ use clap::Args;
 use netloom_client::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Callable, Client, ClientError,
     ConditionStatus, Documents, Kind, Link, ListOptions, Namespace, Network, Object, Owner, PlanResponse,
-    PlannedChange, PortForward, Reservation, Route, WriteOptions,
+    PlannedChange, Policy, PortForward, Reservation, Route, WriteOptions,
 };
 use tokio::time::Instant;
 
@@ -193,6 +193,7 @@ async fn ready_among(client: &Client, kinds: &BTreeSet<Kind>, titles: &[String])
             Kind::Reservation => ready_of::<Reservation>(client, &wanted).await?,
             Kind::Route => ready_of::<Route>(client, &wanted).await?,
             Kind::Link => ready_of::<Link>(client, &wanted).await?,
+            Kind::Policy => ready_of::<Policy>(client, &wanted).await?,
         };
     }
     Some(ready)

@@ -11,6 +11,7 @@ mod net;
 mod ns;
 mod objects;
 mod pages;
+mod policy;
 mod publish;
 mod reservations;
 mod route;
@@ -127,6 +128,12 @@ enum Command {
         after_help = "Example:\n  netloom route add lan blue 192.168.1.0/24 via 192.168.15.5"
     )]
     Route(route::Command),
+    /// Policies: which traffic attachments accept, or may send
+    #[command(
+        subcommand,
+        after_help = "Example:\n  netloom policy add db --select role=db --from role=app@tcp/5432"
+    )]
+    Policy(policy::Command),
     /// Show which address is whose
     Allocations(allocations::Allocations),
     /// Change fields of what is there, while traffic goes on
@@ -190,6 +197,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Link(command) => command.run(&session).await,
         Command::Reservations(command) => command.run(&session).await,
         Command::Route(command) => command.run(&session).await,
+        Command::Policy(command) => command.run(&session).await,
         Command::Allocations(command) => command.run(&session).await,
         Command::Set(command) => command.run(&session).await,
         Command::Apply(command) => command.run(&session).await,
@@ -214,6 +222,7 @@ impl Command {
             Command::Link(command) => command.writes(),
             Command::Reservations(command) => command.writes(),
             Command::Route(command) => command.writes(),
+            Command::Policy(command) => command.writes(),
             Command::Attach(_)
             | Command::Detach(_)
             | Command::Publish(_)
@@ -313,6 +322,7 @@ mod tests {
             "publish 192.168.1.2:8080-8090:blue0:80/udp --source 10.0.0.0/8",
             "link add cable red:veth-red:10.1.1.1/24,fd00::1/64 blue:veth-blue:10.1.1.2/24 --mtu 9000",
             "route add lan blue default via 192.168.15.5 metric 50 table 7 type unicast",
+            "policy add db --select role=db --from role=app,10.0.0.0/8-10.1.0.0/16@tcp/80-90,icmp/8/0 --to any --log",
             "set attachment red0 mtu=1400 bandwidth.ingress.rate=1000000",
             "diagnose red 192.168.1.3 --protocol tcp --port 80 --probe",
         ];

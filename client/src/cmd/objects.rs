@@ -141,7 +141,8 @@ impl Session {
     }
 }
 
-fn collect(labels: Vec<Label>) -> Result<Labels> {
+/// Labels as they were given, one by one.
+pub fn collect(labels: Vec<Label>) -> Result<Labels> {
     let map: BTreeMap<String, String> = labels.into_iter().map(|Label(key, value)| (key, value)).collect();
-    map.try_into().map_err(|why| Fault::Usage(format!("--label {why}")).into())
+    map.try_into().map_err(|why| Fault::Usage(format!("labels: {why}")).into())
 }

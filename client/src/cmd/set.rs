@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use netloom_client::{
-    Attachment, Draft, Link, Name, Namespace, Network, Noun, Path, PortForward, Reservation, Route,
+    Attachment, Draft, Link, Name, Namespace, Network, Noun, Path, Policy, PortForward, Reservation, Route,
     UpdateOptions, Violations,
 };
 use serde_json::{Map, Value};
@@ -32,7 +32,7 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct Set {
-    /// What: ns, net, attachment, forward, link, reservation, route
+    /// What: ns, net, attachment, forward, link, reservation, route, policy
     #[arg(value_enum, hide_possible_values = true, value_name = "KIND")]
     kind: What,
     /// Its name
@@ -51,6 +51,7 @@ enum What {
     Link,
     Reservation,
     Route,
+    Policy,
 }
 
 /// A field by its path, and its new value; null unsets it.
@@ -137,6 +138,7 @@ impl Set {
             What::Link => self.change::<Link>(session).await,
             What::Reservation => self.change::<Reservation>(session).await,
             What::Route => self.change::<Route>(session).await,
+            What::Policy => self.change::<Policy>(session).await,
         }
     }
 

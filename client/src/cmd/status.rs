@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use netloom_client::{
-    Attachment, Callable, Client, ConditionStatus, Kind, Link, ListOptions, Name, Namespace, Network,
+    Attachment, Callable, Client, ConditionStatus, Kind, Link, ListOptions, Name, Namespace, Network, Policy,
     PortForward, Reservation, Route, Version,
 };
 use serde::Serialize;
@@ -55,6 +55,7 @@ impl Status {
         summary.count::<Reservation>(&client).await?;
         summary.count::<Route>(&client).await?;
         summary.count::<Link>(&client).await?;
+        summary.count::<Policy>(&client).await?;
         let names = |summary: &Summary| {
             summary.not_ready.iter().map(|one| format!("{}/{}", one.kind, one.name)).collect()
         };

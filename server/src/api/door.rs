@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use netloom_api::{
     Action, AnyDraft, AnyObject, ApplyRequest, ApplyResponse, Attachment, Draft, Link, Namespace, Network,
-    Object, PlanResponse, PortForward, Reservation, Route,
+    Object, PlanResponse, Policy, PortForward, Reservation, Route,
 };
 use tokio::time::Instant;
 
@@ -55,6 +55,7 @@ door_noun! {
     Reservation reservation reservations [network];
     Route route routes [namespace];
     Link link links [namespace];
+    Policy policy policies [network];
 }
 
 /// What every handler gets.

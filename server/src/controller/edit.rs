@@ -14,7 +14,7 @@ use std::{
 
 use netloom_api::{
     Action, AnyDraft, Attachment, Cidr, Draft, ErrorReason, Etag, IfName, Kind, Link, Meta, Name, Namespace,
-    Network, Owner, PortForward, Protocol, Reservation, Route, Timestamp, Uid,
+    Network, Owner, Policy, PortForward, Protocol, Reservation, Route, Timestamp, Uid,
 };
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ use super::{
     claims,
     inside::Inside,
     patch::{differences, patched},
+    policies::{check_guarded, namers},
     prune::owned_by_other,
 };
 use crate::{
@@ -328,6 +329,7 @@ impl Edit {
             let (rank, chooses) = order(draft);
             (rank, is_new(draft), chooses, *index)
         });
+        let mut placed_now = Vec::new();
         for (index, draft) in drafts {
             let (kind, name) = (draft.kind(), draft.name().clone());
             let placed = match draft {
@@ -338,9 +340,10 @@ impl Edit {
                 AnyDraft::Reservation(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Route(draft) => self.put_one(before, index, draft, context),
                 AnyDraft::Link(draft) => self.put_one(before, index, draft, context),
+                AnyDraft::Policy(draft) => self.put_one(before, index, draft, context),
             };
             match placed {
-                Ok(()) => {}
+                Ok(()) => placed_now.push((index, kind, name)),
                 Err(error) if context.terms.atomic => {
                     return Err(if many { of_many(error, index) } else { error });
                 }
@@ -348,6 +351,20 @@ impl Edit {
                     // As it was, so that what refers to it is judged by what will be.
                     before.get_any(kind, &name).into_iter().for_each(|old| self.world.put(old));
                     found.insert(index, error);
+                }
+            }
+        }
+        // Of all together: what one of them guards, another may select.
+        for (index, kind, name) in placed_now {
+            match check_guarded(&self.world, kind, &name) {
+                Ok(()) => {}
+                Err(error) if context.terms.atomic => {
+                    return Err(if many { of_many(error, index) } else { error });
+                }
+                Err(error) => {
+                    before.get_any(kind, &name).into_iter().for_each(|old| self.world.put(old));
+                    found.insert(index, error);
+                    return Ok(());
                 }
             }
         }
@@ -436,13 +453,14 @@ impl Edit {
             return Err(Error::not_found(kind, name));
         };
         check_etag(&object, etag)?;
-        let children = dependents(before, kind, &name);
+        let (children, namers) = (dependents(before, kind, &name), namers(before, kind, &name));
         let alive = |(kind, name): &&(Kind, Name)| {
             self.world.get_any(*kind, name).is_some_and(|child| child.meta().delete_time.is_none())
         };
-        if !force && let Some(_) = children.iter().find(alive) {
-            let names: Vec<String> =
-                children.iter().filter(alive).map(|(kind, name)| format!("{kind}/{name}")).collect();
+        // These stay, and what they name is nobody then: taken away with it, they would open what they select.
+        let needed = || children.iter().chain(&namers).filter(alive);
+        if !force && needed().next().is_some() {
+            let names: Vec<String> = needed().map(|(kind, name)| format!("{kind}/{name}")).collect();
             let detail =
                 format!("{kind} {name} is needed by {}; delete them first, or force", names.join(", "));
             return Err(Error::new(ErrorReason::HasDependents, detail).with("dependents", names.join(",")));
@@ -498,6 +516,7 @@ fn order(draft: &AnyDraft) -> (u8, bool) {
         AnyDraft::Attachment(draft) => (2, draft.spec.addresses.is_empty()),
         AnyDraft::PortForward(_) => (4, false),
         AnyDraft::Route(_) => (5, false),
+        AnyDraft::Policy(_) => (6, false),
     }
 }
 
@@ -516,10 +535,16 @@ pub fn dependents(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
         Kind::Network => {
             let mut all = of(Kind::Attachment, world.attachments_on(name).collect());
             all.extend(of(Kind::Reservation, world.reservations_on(name).collect()));
+            all.extend(of(Kind::Policy, world.policies_on(name).collect()));
             all
         }
         // A forward may wait for its attachment to come back, and so may a route.
-        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route | Kind::Link => Vec::new(),
+        Kind::Attachment
+        | Kind::PortForward
+        | Kind::Reservation
+        | Kind::Route
+        | Kind::Link
+        | Kind::Policy => Vec::new(),
     }
 }
 
@@ -552,6 +577,7 @@ impl AnyStored {
             AnyStored::Reservation(object) => draft::<Reservation>(object).into(),
             AnyStored::Route(object) => draft::<Route>(object).into(),
             AnyStored::Link(object) => draft::<Link>(object).into(),
+            AnyStored::Policy(object) => draft::<Policy>(object).into(),
         }
     }
 }

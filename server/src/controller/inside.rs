@@ -85,7 +85,12 @@ impl Questions {
                         Some(AnyDraft::Link(draft)) => {
                             linked.extend(draft.spec.ends.iter().map(|end| end.namespace.clone()));
                         }
-                        Some(AnyDraft::Network(_) | AnyDraft::PortForward(_) | AnyDraft::Reservation(_))
+                        Some(
+                            AnyDraft::Network(_)
+                            | AnyDraft::PortForward(_)
+                            | AnyDraft::Reservation(_)
+                            | AnyDraft::Policy(_),
+                        )
                         | None => {}
                     }
                 }

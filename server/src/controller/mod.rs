@@ -14,6 +14,7 @@ mod link;
 mod networks;
 mod patch;
 mod pin;
+mod policies;
 mod ports;
 mod prune;
 mod read;

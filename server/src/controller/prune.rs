@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netloom_api::{Action, ErrorReason, KIND_NAMES, Kind, Name, Owner};
 
-use super::edit::{Context, Edit, Fate, Terms, dependents};
+use super::{
+    edit::{Context, Edit, Fate, Terms, dependents},
+    policies::namers,
+};
 use crate::{
     error::{Error, Result},
     world::{AnyStored, World},
@@ -25,12 +28,15 @@ impl Edit {
             if object.kind() == Kind::Namespace {
                 context.inside.check_unused(&object.meta().name)?;
             }
-            let stays = dependents(before, object.kind(), &object.meta().name).into_iter().filter_map(
-                |(kind, name)| {
-                    let child = before.get_any(kind, &name)?;
-                    (child.meta().delete_time.is_none() && !goes.contains(&(kind, name))).then_some(child)
-                },
-            );
+            let (kind, name) = (object.kind(), &object.meta().name);
+            let needed = dependents(before, kind, name).into_iter().chain(namers(before, kind, name));
+            let stays = needed.filter_map(|(kind, name)| {
+                let child = before.get_any(kind, &name)?;
+                // What a Policy names can change: the set says whether it still does.
+                let told = kind == Kind::Policy && named.contains_key(&(kind, name.clone()));
+                let goes = told || goes.contains(&(kind, name));
+                (child.meta().delete_time.is_none() && !goes).then_some(child)
+            });
             let stays: Vec<AnyStored> = stays.collect();
             if !stays.is_empty() {
                 return Err(still_needed(object, &stays));

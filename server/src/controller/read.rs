@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netloom_api::{
     Allocation, AnyDraft, AnyObject, Attachment, ConditionStatus, ErrorReason, Event, EventPage, EventType,
     Export, KIND_NAMES, Kind, Labels, Link, ListPage, Name, Namespace, NamespaceState, Network, Object,
-    Owner, PortForward, Reservation, Route, Version,
+    Owner, Policy, PortForward, Reservation, Route, Version,
 };
 
 use super::{
@@ -191,6 +191,7 @@ impl Controller {
         of::<Reservation>(&world, &self.board, &mut all);
         of::<Route>(&world, &self.board, &mut all);
         of::<Link>(&world, &self.board, &mut all);
+        of::<Policy>(&world, &self.board, &mut all);
         (all, seq)
     }
 
@@ -315,5 +316,14 @@ impl Belongs for Link {
     }
     fn network<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
         None
+    }
+}
+
+impl Belongs for Policy {
+    fn namespaces<'w>(_object: &'w Stored<Self>, _world: &'w World) -> Vec<&'w Name> {
+        Vec::new()
+    }
+    fn network<'w>(object: &'w Stored<Self>, _world: &'w World) -> Option<&'w Name> {
+        object.spec.selector.network.as_ref()
     }
 }

@@ -2,9 +2,9 @@
 
 use netloom_api::{
     AnyObject, Attachment, AttachmentStatus, Condition, ConditionStatus, Event, EventType, Kind, Link,
-    LinkEndStatus, LinkStatus, Name, Namespace, NamespaceStatus, Network, NetworkStatus, Object, PortForward,
-    PortForwardStatus, PortRange, Reservation, ReservationStatus, Route, RouteStatus, Status, SubnetStatus,
-    Timestamp, Uid,
+    LinkEndStatus, LinkStatus, Name, Namespace, NamespaceStatus, Network, NetworkStatus, Object, Policy,
+    PolicyStatus, PortForward, PortForwardStatus, PortRange, Reservation, ReservationStatus, Route,
+    RouteStatus, Status, SubnetStatus, Timestamp, Uid,
 };
 
 use super::Caller;
@@ -60,6 +60,7 @@ pub(super) fn any(stored: &AnyStored, world: &World, board: &Board) -> AnyObject
         AnyStored::Reservation(one) => object::<Reservation>(one, world, board).into(),
         AnyStored::Route(one) => object::<Route>(one, world, board).into(),
         AnyStored::Link(one) => object::<Link>(one, world, board).into(),
+        AnyStored::Policy(one) => object::<Policy>(one, world, board).into(),
     }
 }
 
@@ -235,6 +236,15 @@ impl Render for Link {
                 })
                 .collect(),
             mtu: Some(object.spec.mtu()),
+        }
+    }
+}
+
+impl Render for Policy {
+    fn status(object: &Stored<Self>, world: &World, _entry: &Entry) -> PolicyStatus {
+        PolicyStatus {
+            directions: object.spec.directions().collect(),
+            selected: count(world.selected(object).into_iter()),
         }
     }
 }

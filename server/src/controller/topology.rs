@@ -40,8 +40,8 @@ fn topology(world: &World, board: &Board, facts: &HostFacts, seq: i64) -> Topolo
             Kind::PortForward => world.all::<PortForward>().for_each(|one| graph.forward(one)),
             Kind::Link => world.all::<Link>().for_each(|one| graph.link(one)),
             Kind::Route => world.all::<Route>().for_each(|one| graph.route(one)),
-            // An address that is kept back connects nothing.
-            Kind::Reservation => {}
+            // An address that is kept back connects nothing, and neither does a rule.
+            Kind::Reservation | Kind::Policy => {}
         }
     }
     let Graph { mut nodes, mut edges, .. } = graph;

@@ -241,6 +241,8 @@ pub struct Scope {
     pub routes: BTreeSet<Name>,
     /// These Links.
     pub links: BTreeSet<Name>,
+    /// These Policies.
+    pub policies: BTreeSet<Name>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
     /// What all these depend on: it is as it is, and nothing is done about it.
@@ -258,6 +260,7 @@ impl Scope {
             loopbacks,
             routes,
             links,
+            policies,
             host,
             leans_on: _,
         } = self;
@@ -268,6 +271,7 @@ impl Scope {
             && loopbacks.is_empty()
             && routes.is_empty()
             && links.is_empty()
+            && policies.is_empty()
             && !host
     }
 
@@ -281,6 +285,7 @@ impl Scope {
             loopbacks,
             routes,
             links,
+            policies,
             host,
             leans_on,
         } = other;
@@ -291,6 +296,7 @@ impl Scope {
         self.loopbacks.extend(loopbacks);
         self.routes.extend(routes);
         self.links.extend(links);
+        self.policies.extend(policies);
         self.host |= host;
         self.leans_on.extend(leans_on);
     }
@@ -305,6 +311,7 @@ impl Scope {
             loopbacks,
             routes,
             links,
+            policies,
             host,
             leans_on,
         } = self;
@@ -318,6 +325,7 @@ impl Scope {
             || !networks.is_disjoint(&other.loopbacks)
             || !routes.is_disjoint(&other.routes)
             || !links.is_disjoint(&other.links)
+            || !policies.is_disjoint(&other.policies)
             || (*host && other.host)
             || leans_on.iter().any(|(kind, name)| other.has(*kind, name))
             || other.leans_on.iter().any(|(kind, name)| self.has(*kind, name))
@@ -331,6 +339,7 @@ impl Scope {
             Kind::PortForward => self.port_forwards.contains(name),
             Kind::Route => self.routes.contains(name),
             Kind::Link => self.links.contains(name),
+            Kind::Policy => self.policies.contains(name),
             Kind::Reservation => false,
         }
     }

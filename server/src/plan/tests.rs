@@ -362,7 +362,8 @@ proptest! {
             .chain(all.attachments.iter().map(|name| (Kind::Attachment, name)))
             .chain(all.port_forwards.iter().map(|name| (Kind::PortForward, name)))
             .chain(all.routes.iter().map(|name| (Kind::Route, name)))
-            .chain(all.links.iter().map(|name| (Kind::Link, name)));
+            .chain(all.links.iter().map(|name| (Kind::Link, name)))
+            .chain(all.policies.iter().map(|name| (Kind::Policy, name)));
         let mut seen = World::default();
         for (kind, name) in objects {
             let old = seen.clone();

@@ -133,7 +133,7 @@ fn switched(world: &World, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
             let ends = world.get::<netloom_api::Link>(name).into_iter().flat_map(|link| &link.spec.ends);
             ends.map(|end| namespace(&end.namespace)).collect()
         }
-        Kind::Namespace | Kind::Route | Kind::PortForward | Kind::Reservation => vec![],
+        Kind::Namespace | Kind::Route | Kind::PortForward | Kind::Reservation | Kind::Policy => vec![],
     }
 }
 

@@ -281,7 +281,10 @@ impl Round {
                 AnyStored::Attachment(attachment) => drop(found.insert(attachment.spec.namespace.clone())),
                 AnyStored::Route(route) => drop(found.insert(route.spec.namespace.clone())),
                 AnyStored::Link(link) => found.extend(link.spec.ends.iter().map(|end| end.namespace.clone())),
-                AnyStored::Network(_) | AnyStored::PortForward(_) | AnyStored::Reservation(_) => {}
+                AnyStored::Network(_)
+                | AnyStored::PortForward(_)
+                | AnyStored::Reservation(_)
+                | AnyStored::Policy(_) => {}
             }
         }
         found
@@ -478,7 +481,10 @@ impl Finished {
                 let broken = ends.find(|namespace| self.failed(Kind::Namespace, namespace));
                 broken.map(|namespace| format!("{} {namespace} is not ready", Kind::Namespace))
             }
-            AnyStored::Namespace(_) | AnyStored::Reservation(_) | AnyStored::Route(_) => None,
+            AnyStored::Namespace(_)
+            | AnyStored::Reservation(_)
+            | AnyStored::Route(_)
+            | AnyStored::Policy(_) => None,
         }
     }
 }
@@ -519,6 +525,7 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
         loopbacks: _,
         routes,
         links,
+        policies,
         host: _,
         leans_on: _,
     } = scope;
@@ -532,6 +539,7 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
     all.extend(of(Kind::PortForward, port_forwards));
     all.extend(of(Kind::Route, routes));
     all.extend(of(Kind::Link, links));
+    all.extend(of(Kind::Policy, policies));
     all
 }
 

@@ -37,6 +37,7 @@ pub(super) fn table(kind: Kind) -> &'static str {
         Kind::Reservation => "reservations",
         Kind::Route => "routes",
         Kind::Link => "links",
+        Kind::Policy => "policies",
     }
 }
 
@@ -259,6 +260,7 @@ impl Serialize for Row<'_> {
             AnyStored::Reservation(object) => columns(object, serializer),
             AnyStored::Route(object) => columns(object, serializer),
             AnyStored::Link(object) => columns(object, serializer),
+            AnyStored::Policy(object) => columns(object, serializer),
         }
     }
 }
@@ -292,9 +294,11 @@ fn columns<N: WorldNoun, S: Serializer>(object: &Stored<N>, serializer: S) -> Re
 /// The addresses that an object holds, each with its network.
 fn addresses(object: &AnyStored) -> Vec<(&Name, IpAddr)> {
     match object {
-        AnyStored::Namespace(_) | AnyStored::PortForward(_) | AnyStored::Route(_) | AnyStored::Link(_) => {
-            Vec::new()
-        }
+        AnyStored::Namespace(_)
+        | AnyStored::PortForward(_)
+        | AnyStored::Route(_)
+        | AnyStored::Link(_)
+        | AnyStored::Policy(_) => Vec::new(),
         AnyStored::Network(network) => {
             let subnets = network.alloc.subnets.iter();
             subnets.map(|subnet| (&network.meta.name, subnet.gateway)).collect()
@@ -319,7 +323,8 @@ fn devices(object: &AnyStored) -> Vec<&IfName> {
         AnyStored::Namespace(_)
         | AnyStored::PortForward(_)
         | AnyStored::Reservation(_)
-        | AnyStored::Route(_) => Vec::new(),
+        | AnyStored::Route(_)
+        | AnyStored::Policy(_) => Vec::new(),
     }
 }
 
@@ -335,7 +340,8 @@ fn place(object: &AnyStored) -> Option<(&Name, u32, Prefix, u32)> {
         | AnyStored::Attachment(_)
         | AnyStored::PortForward(_)
         | AnyStored::Reservation(_)
-        | AnyStored::Link(_) => None,
+        | AnyStored::Link(_)
+        | AnyStored::Policy(_) => None,
     }
 }
 

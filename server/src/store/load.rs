@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fmt::Display, net::IpAddr, path::Path, str::FromStr, sync::Arc};
 
 use netloom_api::{
-    Attachment, Cidr, Link, Meta, Name, Namespace, Network, PortForward, Reservation, Route, Timestamp,
+    Attachment, Cidr, Link, Meta, Name, Namespace, Network, Policy, PortForward, Reservation, Route,
+    Timestamp,
 };
 use serde::de::DeserializeOwned;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
@@ -33,6 +34,7 @@ pub(super) async fn load(connection: &mut SqliteConnection, path: &Path) -> Resu
     loader.objects::<Reservation>().await?;
     loader.objects::<Route>().await?;
     loader.objects::<Link>().await?;
+    loader.objects::<Policy>().await?;
     loader.cursors().await?;
     let (revision, seq, pruned) = loader.meta().await?;
     loader.world.revision = revision;

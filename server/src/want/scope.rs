@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use netloom_api::{Attachment, Kind, Link, Name, Namespace, Network, PortForward, Route};
+use netloom_api::{Attachment, Kind, Link, Name, Namespace, Network, Policy, PortForward, Route};
 
 use crate::{
     hostnet::Scope,
@@ -23,6 +23,7 @@ pub fn everything(world: &World) -> Scope {
         loopbacks: BTreeSet::new(),
         routes: names::<Route>(world),
         links: names::<Link>(world),
+        policies: names::<Policy>(world),
         host: true,
         leans_on: BTreeSet::new(),
     }
@@ -43,6 +44,7 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
             scope.networks.insert(name.clone());
             add_routes_of_host(world, name, &mut scope);
             world.attachments_on(name).for_each(|attachment| add_attachment(world, attachment, &mut scope));
+            scope.policies.extend(world.policies_on(name).cloned());
         }
         Kind::Attachment => add_attachment(world, name, &mut scope),
         Kind::PortForward => {
@@ -53,6 +55,7 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
         }
         Kind::Route => add_route(world, name, &mut scope),
         Kind::Link => add_link(world, name, &mut scope),
+        Kind::Policy => drop(scope.policies.insert(name.clone())),
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
     }
@@ -114,7 +117,7 @@ fn add_route(world: &World, name: &Name, scope: &mut Scope) {
             Kind::Attachment => drop(scope.attachments.insert(name)),
             Kind::Network => drop(scope.networks.insert(name)),
             Kind::Link => drop(scope.links.insert(name)),
-            Kind::Namespace | Kind::PortForward | Kind::Reservation | Kind::Route => {}
+            Kind::Namespace | Kind::PortForward | Kind::Reservation | Kind::Route | Kind::Policy => {}
         }
     }
 }

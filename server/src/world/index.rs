@@ -29,7 +29,7 @@ pub(super) fn second_of<'w>(
 }
 
 /// No name is before this one.
-fn smallest_name() -> Name {
+pub(super) fn smallest_name() -> Name {
     // "0" is the first of all labels; the parser's own tests hold it to be one.
     #[allow(clippy::expect_used)]
     "0".parse().expect("\"0\" is an RFC 1123 label")

@@ -6,6 +6,7 @@
 
 mod index;
 mod noun;
+mod policies;
 mod routes;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -14,12 +15,13 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use netloom_api::{
     Attachment, Cidr, Holder, IfName, InterfaceAddress, Kind, Link, Mac, Meta, Name, Namespace, NetnsPath,
-    Network, PortForward, Reservation, Route, SysctlKey, Timestamp, Uid,
+    Network, Policy, PortForward, Reservation, Route, SysctlKey, Timestamp, Uid,
 };
 use serde::{Deserialize, Serialize};
 
 pub use index::{Listen, listens, mac_of};
 pub use noun::{AnyStored, WorldNoun};
+pub use policies::Peers;
 pub use routes::OnLink;
 
 /// An object's intent, and what was allocated for it.
@@ -196,6 +198,7 @@ pub struct World {
     reservations: OrdMap<Name, Arc<Stored<Reservation>>>,
     routes: OrdMap<Name, Arc<Stored<Route>>>,
     links: OrdMap<Name, Arc<Stored<Link>>>,
+    policies: OrdMap<Name, Arc<Stored<Policy>>>,
     by_uid: OrdMap<Uid, (Kind, Name)>,
     /// (namespace, attachment)
     in_namespace: OrdSet<(Name, Name)>,
@@ -221,6 +224,16 @@ pub struct World {
     routes_in: OrdSet<(Name, Name)>,
     /// The places of Routes: namespace, table, destination, metric.
     route_places: OrdMap<routes::Place, Name>,
+    /// (key, value, attachment): every label of every Attachment.
+    labelled: OrdSet<(String, String, Name)>,
+    /// Policies by what all that they select have.
+    selecting: OrdSet<(policies::Anchor, Name)>,
+    /// Policies by what all of a peer have, for each of their peers.
+    peered: OrdSet<(policies::Anchor, Name)>,
+    /// (network, policy that selects by its name)
+    policies_on: OrdSet<(Name, Name)>,
+    /// (network, policy that names it anywhere)
+    policies_naming: OrdSet<(Name, Name)>,
     /// Where next-fit allocation goes on, by network and subnet.
     cursors: OrdMap<Name, OrdMap<Cidr, IpAddr>>,
 }
@@ -275,6 +288,7 @@ impl World {
             Kind::Reservation => self.get(name).cloned().map(AnyStored::Reservation),
             Kind::Route => self.get(name).cloned().map(AnyStored::Route),
             Kind::Link => self.get(name).cloned().map(AnyStored::Link),
+            Kind::Policy => self.get(name).cloned().map(AnyStored::Policy),
         }
     }
 
@@ -293,6 +307,7 @@ impl World {
             Kind::Reservation => self.all().cloned().map(AnyStored::Reservation).collect(),
             Kind::Route => self.all().cloned().map(AnyStored::Route).collect(),
             Kind::Link => self.all().cloned().map(AnyStored::Link).collect(),
+            Kind::Policy => self.all().cloned().map(AnyStored::Policy).collect(),
         }
     }
 
@@ -306,6 +321,7 @@ impl World {
             AnyStored::Reservation(object) => self.put_one(object),
             AnyStored::Route(object) => self.put_one(object),
             AnyStored::Link(object) => self.put_one(object),
+            AnyStored::Policy(object) => self.put_one(object),
         }
     }
 
@@ -328,6 +344,7 @@ impl World {
             AnyStored::Reservation(object) => self.remove_one(object),
             AnyStored::Route(object) => self.remove_one(object),
             AnyStored::Link(object) => self.remove_one(object),
+            AnyStored::Policy(object) => self.remove_one(object),
         }
         Some(removed)
     }

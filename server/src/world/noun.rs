@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use netloom_api::{
-    Attachment, Holder, Kind, Link, Meta, Name, Namespace, Network, Noun, PortForward, Reservation, Route,
+    Attachment, Holder, Kind, Link, Meta, Name, Namespace, Network, Noun, Policy, PortForward, Reservation,
+    Route,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc, ReservationAlloc, RouteAlloc,
-    Stored, Used, World, index::listens, routes::place,
+    AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, Nothing, PortForwardAlloc, ReservationAlloc,
+    RouteAlloc, Stored, Used, World,
+    index::listens,
+    policies::{Anchor, peer_selectors},
+    routes::place,
 };
 
 /// A noun that the World keeps.
@@ -55,6 +59,7 @@ pub enum AnyStored {
     Reservation(Arc<Stored<Reservation>>),
     Route(Arc<Stored<Route>>),
     Link(Arc<Stored<Link>>),
+    Policy(Arc<Stored<Policy>>),
 }
 
 impl AnyStored {
@@ -68,6 +73,7 @@ impl AnyStored {
             AnyStored::Reservation(_) => Kind::Reservation,
             AnyStored::Route(_) => Kind::Route,
             AnyStored::Link(_) => Kind::Link,
+            AnyStored::Policy(_) => Kind::Policy,
         }
     }
 
@@ -81,6 +87,7 @@ impl AnyStored {
             AnyStored::Reservation(object) => &object.meta,
             AnyStored::Route(object) => &object.meta,
             AnyStored::Link(object) => &object.meta,
+            AnyStored::Policy(object) => &object.meta,
         }
     }
 
@@ -97,6 +104,7 @@ impl AnyStored {
             AnyStored::Reservation(object) => AnyStored::Reservation(change(object, meta)),
             AnyStored::Route(object) => AnyStored::Route(change(object, meta)),
             AnyStored::Link(object) => AnyStored::Link(change(object, meta)),
+            AnyStored::Policy(object) => AnyStored::Policy(change(object, meta)),
         }
     }
 }
@@ -170,6 +178,9 @@ impl WorldNoun for Attachment {
     fn hold(world: &mut World, object: &Stored<Self>) {
         let name = &object.meta.name;
         world.in_namespace.insert((object.spec.namespace.clone(), name.clone()));
+        for (key, value) in object.meta.labels.as_map() {
+            world.labelled.insert((key.clone(), value.clone(), name.clone()));
+        }
         world.on_network.insert((object.spec.network.clone(), name.clone()));
         world.devices.insert(object.alloc.host_device.clone(), (Kind::Attachment, name.clone()));
         for address in &object.alloc.addresses {
@@ -180,6 +191,9 @@ impl WorldNoun for Attachment {
     fn release(world: &mut World, object: &Stored<Self>) {
         let name = &object.meta.name;
         world.in_namespace.remove(&(object.spec.namespace.clone(), name.clone()));
+        for (key, value) in object.meta.labels.as_map() {
+            world.labelled.remove(&(key.clone(), value.clone(), name.clone()));
+        }
         world.on_network.remove(&(object.spec.network.clone(), name.clone()));
         world.devices.remove(&object.alloc.host_device);
         for address in &object.alloc.addresses {
@@ -278,6 +292,39 @@ impl WorldNoun for Link {
             if end.is_on_host() && world.devices.get(&end.interface) == Some(&(Kind::Link, name.clone())) {
                 world.devices.remove(&end.interface);
             }
+        }
+    }
+}
+
+impl WorldNoun for Policy {
+    type Alloc = Nothing;
+    objects!(Policy, policies);
+
+    fn hold(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.selecting.insert((Anchor::of(&object.spec.selector), name.clone()));
+        for selector in peer_selectors(object) {
+            world.peered.insert((Anchor::of(&selector), name.clone()));
+        }
+        if let Some(network) = &object.spec.selector.network {
+            world.policies_on.insert((network.clone(), name.clone()));
+        }
+        for (_, network) in object.spec.networks() {
+            world.policies_naming.insert((network.clone(), name.clone()));
+        }
+    }
+
+    fn release(world: &mut World, object: &Stored<Self>) {
+        let name = &object.meta.name;
+        world.selecting.remove(&(Anchor::of(&object.spec.selector), name.clone()));
+        for selector in peer_selectors(object) {
+            world.peered.remove(&(Anchor::of(&selector), name.clone()));
+        }
+        if let Some(network) = &object.spec.selector.network {
+            world.policies_on.remove(&(network.clone(), name.clone()));
+        }
+        for (_, network) in object.spec.networks() {
+            world.policies_naming.remove(&(network.clone(), name.clone()));
         }
     }
 }

@@ -214,7 +214,16 @@ pub async fn there(rest: &Rest, (method, path, body): &Call) -> Option<Value> {
 
 /// Deletes everything, in an order that needs no force.
 pub async fn wipe(rest: &Rest) {
-    let kinds = ["port-forwards", "routes", "attachments", "links", "reservations", "networks", "namespaces"];
+    let kinds = [
+        "policies",
+        "port-forwards",
+        "routes",
+        "attachments",
+        "links",
+        "reservations",
+        "networks",
+        "namespaces",
+    ];
     for kind in kinds {
         let list = rest.get(&format!("/v1/{kind}")).await.unwrap().ok();
         for one in list["items"].as_array().unwrap() {

@@ -69,8 +69,8 @@ fn now(door: &Door) -> HealthCheckResponse {
 fn is_known(service: &str) -> bool {
     use pb::{
         allocation_service_server, attachment_service_server, control_service_server, link_service_server,
-        namespace_service_server, network_service_server, port_forward_service_server,
-        reservation_service_server,
+        namespace_service_server, network_service_server, policy_service_server, port_forward_service_server,
+        reservation_service_server, route_service_server,
     };
     let services = [
         "",
@@ -82,6 +82,8 @@ fn is_known(service: &str) -> bool {
         port_forward_service_server::SERVICE_NAME,
         reservation_service_server::SERVICE_NAME,
         link_service_server::SERVICE_NAME,
+        route_service_server::SERVICE_NAME,
+        policy_service_server::SERVICE_NAME,
     ];
     services.contains(&service)
 }

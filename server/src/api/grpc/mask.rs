@@ -27,7 +27,8 @@ pub(super) struct Sent<S> {
 /// Fields without presence: empty is unset, since they are required.
 const REQUIRED: [&str; 4] = ["namespace", "network", "protocol", "attachment"];
 /// Replaced whole, and unset when empty.
-const MAPS: [&[&str]; 3] = [&["labels"], &["annotations"], &["spec", "sysctls"]];
+const MAPS: [&[&str]; 4] =
+    [&["labels"], &["annotations"], &["spec", "sysctls"], &["spec", "selector", "labels"]];
 /// What a mask may name, and what `*` stands for.
 const WRITABLE: [&str; 4] = ["labels", "annotations", "owner", "spec"];
 

@@ -1,8 +1,8 @@
 //! The five calls of every noun, written once.
 
 use netloom_api::{
-    Attachment, Draft, Link, Name, Namespace, Network, Noun as _, Object, PortForward, Reservation, Route,
-    ToPb as _, pb,
+    Attachment, Draft, Link, Name, Namespace, Network, Noun as _, Object, Policy, PortForward, Reservation,
+    Route, ToPb as _, pb,
 };
 use tonic::service::RoutesBuilder;
 use tonic::{Request, async_trait};
@@ -18,7 +18,7 @@ pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
     use pb::{
         attachment_service_server::AttachmentServiceServer, link_service_server::LinkServiceServer,
         namespace_service_server::NamespaceServiceServer, network_service_server::NetworkServiceServer,
-        port_forward_service_server::PortForwardServiceServer,
+        policy_service_server::PolicyServiceServer, port_forward_service_server::PortForwardServiceServer,
         reservation_service_server::ReservationServiceServer, route_service_server::RouteServiceServer,
     };
     // The rim has its own limit of a body, which is the only one.
@@ -29,7 +29,8 @@ pub(super) fn add(routes: &mut RoutesBuilder, door: &Door) {
         .add_service(PortForwardServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(ReservationServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
         .add_service(RouteServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
-        .add_service(LinkServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
+        .add_service(LinkServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX))
+        .add_service(PolicyServiceServer::new(door.clone()).max_decoding_message_size(usize::MAX));
 }
 
 /// A list's request, as all nouns have it.
@@ -195,4 +196,13 @@ service! {
     create_link CreateLinkRequest;
     update_link UpdateLinkRequest;
     delete_link DeleteLinkRequest;
+}
+
+service! {
+    Policy policy in policy_service_server::PolicyService;
+    list_policies ListPoliciesRequest ListPoliciesResponse by [network] not [namespace];
+    get_policy GetPolicyRequest;
+    create_policy CreatePolicyRequest;
+    update_policy UpdatePolicyRequest;
+    delete_policy DeletePolicyRequest;
 }

@@ -26,7 +26,7 @@ pub(super) fn old() -> &'static str {
     &OLD
 }
 
-const TAGS: [(&str, &str); 11] = [
+const TAGS: [(&str, &str); 12] = [
     ("namespaces", "Named network stacks."),
     ("networks", "Layer-2 segments with their subnets."),
     ("attachments", "Interfaces of Namespaces on Networks."),
@@ -34,6 +34,7 @@ const TAGS: [(&str, &str); 11] = [
     ("reservations", "Addresses that are kept back."),
     ("routes", "Routes in Namespaces and on the host."),
     ("links", "Direct cables between Namespaces, or between a Namespace and the host."),
+    ("policies", "Which traffic Attachments accept, or may send."),
     ("allocations", "Used addresses. Read only."),
     ("events", "What happened. Read only."),
     ("control", "Many objects at once, and the kernel's state."),
@@ -43,7 +44,7 @@ const TAGS: [(&str, &str); 11] = [
 fn document() -> Value {
     let mut document = rest::paths();
     let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
-    let about = "Network namespaces, bridges, cables, addresses, NAT and port forwards of a Linux host. \
+    let about = "Network namespaces, bridges, cables, addresses, NAT, port forwards and policies of a Linux host. \
         Field names are the same in gRPC (`netloom.v1`).";
     document.info = InfoBuilder::new()
         .title("netloom")

@@ -17,7 +17,9 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use netloom_api::{Attachment, ErrorReason, Link, Namespace, Network, PortForward, Reservation, Route};
+use netloom_api::{
+    Attachment, ErrorReason, Link, Namespace, Network, Policy, PortForward, Reservation, Route,
+};
 use tokio::time::Instant;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -53,6 +55,7 @@ fn routes() -> OpenApiRouter<Door> {
         .merge(objects::routes::<Link>())
         .merge(objects::routes::<Reservation>())
         .merge(objects::routes::<Route>())
+        .merge(objects::routes::<Policy>())
         .merge(control::routes())
         .merge(events::routes())
         .merge(system::routes())

@@ -14,6 +14,7 @@ use pb::control_service_client::ControlServiceClient;
 use pb::link_service_client::LinkServiceClient;
 use pb::namespace_service_client::NamespaceServiceClient;
 use pb::network_service_client::NetworkServiceClient;
+use pb::policy_service_client::PolicyServiceClient;
 use pb::port_forward_service_client::PortForwardServiceClient;
 use pb::reservation_service_client::ReservationServiceClient;
 use pb::route_service_client::RouteServiceClient;
@@ -31,7 +32,12 @@ const LESSON: &str = r#"{"objects": [
         "subnets": [{"cidr": "192.168.15.0/24", "gateway": "192.168.15.5"}]}},
     {"kind": "Reservation", "name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}},
     {"kind": "Route", "name": "lan", "spec":
-        {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}}
+        {"namespace": "blue", "destination": "192.168.1.0/24", "via": "192.168.15.5"}},
+    {"kind": "Policy", "name": "db", "spec": {"selector": {"labels": {"role": "web"}, "network": "v-net-0"},
+        "directions": ["ingress", "egress"],
+        "ingress": [{"peers": [{"labels": {"role": "app"}}, {"network": "v-net-0"}, {}],
+            "ports": [{"protocol": "tcp", "port": 80, "end_port": 90}, {"protocol": "icmp", "type": 8, "code": 0}]}, {}],
+        "egress": [{"peers": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}, {"cidr": "fd00::/8"}]}], "log": true}}
 ], "owner": "ci-7"}"#;
 
 fn no_wait() -> Option<pb::WriteOptions> {
@@ -54,7 +60,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         let applied = house.post("/v1/apply?wait=0", LESSON).await;
         assert_eq!(applied.status, StatusCode::OK, "{applied:?}");
         let applied: ApplyResponse = serde_json::from_str(&applied.text).unwrap();
-        assert_eq!(applied.objects.len(), 7);
+        assert_eq!(applied.objects.len(), 8);
 
         macro_rules! compare {
             ($client:ident $get:ident $get_request:ident $list:ident $list_request:ident $path:literal $name:literal) => {
@@ -77,6 +83,7 @@ fn what_rest_applied_is_read_alike_through_both_doors() {
         compare!(ReservationServiceClient get_reservation GetReservationRequest list_reservations ListReservationsRequest "reservations" "vip");
         compare!(RouteServiceClient get_route GetRouteRequest list_routes ListRoutesRequest "routes" "lan");
         compare!(LinkServiceClient get_link GetLinkRequest list_links ListLinksRequest "links" "cable");
+        compare!(PolicyServiceClient get_policy GetPolicyRequest list_policies ListPoliciesRequest "policies" "db");
 
         let mut allocations = AllocationServiceClient::new(house.router.clone());
         let page = allocations.list_allocations(pb::ListAllocationsRequest::default()).await.unwrap();

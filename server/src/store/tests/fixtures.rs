@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use netloom_api::{
     Attachment, Event, EventType, Kind, Link, Meta, Name, Namespace, NamespaceSpec, Network, NetworkSpec,
-    PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Route, Timestamp, Uid,
+    Policy, PortForward, PortForwardSpec, Protocol, Reservation, ReservationSpec, Route, Timestamp, Uid,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use crate::{
     config::EventRetention,
     store::{Batch, OpenError, Receipt, Store, StoreError, StoreOptions, Written, writer::Message},
     world::{
-        AnyStored, AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, PortForwardAlloc,
+        AnyStored, AttachmentAlloc, LinkAlloc, NamespaceAlloc, NetworkAlloc, Nothing, PortForwardAlloc,
         ReservationAlloc, RouteAlloc, Stored, SubnetAlloc, World, WorldNoun,
     },
 };
@@ -125,6 +125,14 @@ pub(super) fn link(of: &str, one: &str, other: &str, host: u8) -> AnyStored {
     ]});
     let macs = ["02:00:00:00:01:01", "02:00:00:00:01:02"].map(|mac| mac.parse().unwrap());
     stored::<Link>(of, serde_json::from_value(ends).unwrap(), LinkAlloc { macs })
+}
+
+/// A policy of a network's members, with peers of all kinds.
+pub(super) fn policy(of: &str, network: &str, n: u8) -> AnyStored {
+    let spec = serde_json::json!({"selector": {"network": network, "labels": {"at": n.to_string()}},
+        "ingress": [{"peers": [{"labels": {"at": "1"}}, {"network": "gone"}, {"cidr": "10.0.0.0/8"}],
+            "ports": [{"protocol": "tcp", "port": 80}]}], "egress": [{"peers": [{}]}], "log": true});
+    stored::<Policy>(of, serde_json::from_value(spec).unwrap(), Nothing {})
 }
 
 /// An event without an object.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use netloom_api::{Attachment, Kind, Link, Namespace, Network, PortForward, Reservation, Route, Timestamp};
+use netloom_api::{
+    Attachment, Kind, Link, Namespace, Network, Policy, PortForward, Reservation, Route, Timestamp,
+};
 use proptest::prelude::*;
 
 use super::fixtures::*;
@@ -85,6 +87,7 @@ fn allowed(world: &World, wish: &Wish) -> Option<AnyStored> {
                 && free_of_links(&name(&other), &[host]);
             (there(&ns) && there(&other) && free).then(|| link(&of, &ns, &other, host))
         }
+        Kind::Policy => world.get::<Network>(&name(&net)).is_some().then(|| policy(&of, &net, host)),
     }
 }
 
@@ -111,9 +114,15 @@ fn with_children(world: &World, object: AnyStored) -> Vec<AnyStored> {
         }
         Kind::Network => {
             let kept = world.reservations_on(&of).map(|of| world.get_any(Kind::Reservation, of).unwrap());
-            attachments(world.attachments_on(&of).collect()).chain(kept).collect()
+            let policies = world.policies_on(&of).map(|of| world.get_any(Kind::Policy, of).unwrap());
+            attachments(world.attachments_on(&of).collect()).chain(kept).chain(policies).collect()
         }
-        Kind::Attachment | Kind::PortForward | Kind::Reservation | Kind::Route | Kind::Link => Vec::new(),
+        Kind::Attachment
+        | Kind::PortForward
+        | Kind::Reservation
+        | Kind::Route
+        | Kind::Link
+        | Kind::Policy => Vec::new(),
     };
     all.push(object);
     all
@@ -171,10 +180,15 @@ fn the_wishes_reach_every_noun() {
         let at = match kind {
             Kind::Reservation => (0, 0, 3),
             Kind::Link => (0, 0, 4),
-            Kind::Namespace | Kind::Network | Kind::Attachment | Kind::PortForward | Kind::Route => (0, 0, 2),
+            Kind::Namespace
+            | Kind::Network
+            | Kind::Attachment
+            | Kind::PortForward
+            | Kind::Route
+            | Kind::Policy => (0, 0, 2),
         };
         world.put(allowed(&world, &Wish { kind, which: 0, at, gone: false }).unwrap());
     }
-    let others = world.count::<Route>() + world.count::<Link>();
-    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>() + others, 4);
+    let others = world.count::<Route>() + world.count::<Link>() + world.count::<Policy>();
+    assert_eq!(world.count::<PortForward>() + world.count::<Reservation>() + others, 5);
 }

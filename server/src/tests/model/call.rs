@@ -199,6 +199,7 @@ pub(super) fn name((kind, number): Id) -> Name {
         Kind::Reservation => "res",
         Kind::Route => "rt",
         Kind::Link => "ln",
+        Kind::Policy => "pol",
     };
     format!("{stem}{number}").parse().unwrap()
 }
@@ -473,6 +474,7 @@ fn spec_of(kind: Kind) -> BoxedStrategy<(u8, Spec)> {
                 })
                 .boxed()
         }
+        Kind::Policy => unreachable!("no sequence asks for one yet"),
         Kind::Link => {
             let moved = prop::bool::weighted(0.1);
             (0..LINKS, 0..=HOST, moved, 0_u8..3, any(), mtu(1400, 1300))

@@ -151,7 +151,8 @@ fn held(object: &AnyStored) -> Held {
         | AnyStored::Network(_)
         | AnyStored::PortForward(_)
         | AnyStored::Route(_)
-        | AnyStored::Link(_) => Held::default(),
+        | AnyStored::Link(_)
+        | AnyStored::Policy(_) => Held::default(),
     }
 }
 

@@ -248,7 +248,8 @@ impl<W> InMemory<W> {
             | AnyStored::PortForward(_)
             | AnyStored::Reservation(_)
             | AnyStored::Route(_)
-            | AnyStored::Link(_) => {}
+            | AnyStored::Link(_)
+            | AnyStored::Policy(_) => {}
         }
     }
 

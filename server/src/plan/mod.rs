@@ -282,9 +282,11 @@ impl Planner<'_> {
             self.addresses(&key, link.mark);
             self.change(&key, &have, link);
         } else if !self.is_in_the_way(&key, link.mark) {
-            // What it is made with follows its ports, up to the default when the last one goes; what it is given stays.
-            let plain = Link { up: false, mtu: u32::from(MTU_DEFAULT), ..link.clone() };
-            let mtu = (link.mtu != plain.mtu).then_some(link.mtu);
+            // What it is made with follows its ports; what it is changed to stays. So it is made with another.
+            let default = u32::from(MTU_DEFAULT);
+            let mtu = if link.mtu == default { default - 1 } else { default };
+            let plain = Link { up: false, mtu, ..link.clone() };
+            let mtu = Some(link.mtu);
             self.step(link.mark, Action::CreateBridge { device: name.clone(), link: plain });
             let Mark::Object(uid) = link.mark else { return };
             self.link_sysctls(&key, link.mark);

@@ -160,21 +160,31 @@ fn what_was_planned_is_what_is_observed_and_it_goes_without_a_trace() {
 }
 
 #[test]
-fn a_bridge_keeps_its_mtu_when_its_last_port_goes() {
-    on_private_host(|| {
+fn a_bridge_keeps_its_mtu_whatever_its_ports_have_and_when_its_last_one_goes() {
+    keeps_its_mtu(Some(1400));
+}
+
+#[test]
+fn a_bridge_keeps_the_usual_mtu_whatever_its_ports_have_and_when_its_last_one_goes() {
+    keeps_its_mtu(None);
+}
+
+fn keeps_its_mtu(mtu: Option<u16>) {
+    on_private_host(move || {
         let kernel = Kernel::open().unwrap();
-        let wanted = build(&kernel, &world_of(vec![("192.168.15.0/24", Some("192.168.15.5"))], Some(1400)));
-        let (_, port) = wanted
-            .links
-            .keys()
-            .find(|(stack, name)| {
-                *stack == Stack::Host && wanted.links[&(stack.clone(), name.clone())].master.is_some()
-            })
-            .unwrap();
-        let action = Action::DeleteLink { stack: Stack::Host, link: port.clone() };
-        all_done(&kernel.apply(&[Step::of_host(action)]));
-        let bridge = &kernel.observe().unwrap().links[&(Stack::Host, "v-net-0".parse().unwrap())];
-        assert_eq!(bridge.mtu, 1400);
+        let wanted = build(&kernel, &world_of(vec![("192.168.15.0/24", Some("192.168.15.5"))], mtu));
+        let on_host = |name: &IfName| (Stack::Host, name.clone());
+        let is_port = |link: &IfName| wanted.links[&on_host(link)].master.is_some();
+        let mut of_host = wanted.links.keys().filter(|(stack, _)| *stack == Stack::Host);
+        let (_, port) = of_host.find(|(_, link)| is_port(link)).unwrap();
+        let kept = || kernel.observe().unwrap().links[&on_host(&"v-net-0".parse().unwrap())].mtu;
+        let (stack, link) = on_host(port);
+        let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
+        let narrower = Action::SetLink { stack: stack.clone(), link: link.clone(), change };
+        for action in [narrower, Action::DeleteLink { stack, link }] {
+            all_done(&kernel.apply(&[Step::of_host(action)]));
+            assert_eq!(kept(), u32::from(mtu.unwrap_or(1500)));
+        }
     });
 }
 

@@ -9,9 +9,11 @@ mod host;
 mod link;
 mod namespace;
 mod network;
+pub mod oracle;
 mod port_forward;
 mod route;
 mod scope;
+pub mod shapes;
 
 use crate::{
     hostnet::{Features, HostNet, Scope, rules::Skeleton},

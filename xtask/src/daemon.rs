@@ -37,10 +37,14 @@ impl Daemon {
         self.child.id()
     }
 
-    /// As a crash would; then a new one on the same state. How long it was away.
-    pub(crate) fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
+    /// As a crash would; then, after what happens `meanwhile`, a new one on the same state. How long that took to be ready.
+    pub(crate) fn crash_and_restart(
+        &mut self,
+        meanwhile: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
         self.child.kill()?;
         self.child.wait()?;
+        meanwhile()?;
         let begin = Instant::now();
         self.child = spawn(&self.state, &self.options)?;
         self.wait_until_ready()?;

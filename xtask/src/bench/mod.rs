@@ -7,6 +7,7 @@
 
 mod floor;
 mod rest;
+mod starts;
 mod stats;
 mod wire;
 
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Attachments held at once to measure growth; 0: none
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(0..=1000))]
     held: u16,
+    /// Attachments with which the daemon is started again; 0: none
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    starts: u16,
     /// Only the floor: no daemon
     #[arg(long)]
     floor: bool,
@@ -92,6 +96,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     }
     if let Some(rest) = &mut bench.rest {
         print_diagnoses(rest, options.held.max(2))?;
+        starts::print(rest, options.starts)?;
     }
     Ok(())
 }

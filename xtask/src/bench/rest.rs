@@ -16,7 +16,7 @@ pub(super) const DELETES: [&str; 3] = ["DELETE port-forward", "DELETE attachment
 
 /// The daemon built beside this program with one network, and a connection to it.
 pub(super) struct Rest {
-    _daemon: Daemon,
+    daemon: Daemon,
     connection: BufReader<UnixStream>,
     _state: tempfile::TempDir,
 }
@@ -26,10 +26,7 @@ impl Rest {
     pub(super) fn start() -> anyhow::Result<Self> {
         let state = tempfile::tempdir()?;
         let daemon = Daemon::start(state.path(), &["--log", "error"])?;
-        let connection = UnixStream::connect(SOCKET)?;
-        connection.set_read_timeout(Some(REPLY_WITHIN))?;
-        let connection = BufReader::new(connection);
-        let mut rest = Self { _daemon: daemon, connection, _state: state };
+        let mut rest = Self { daemon, connection: connect()?, _state: state };
         let network = json!({"name": "bench", "spec": {"subnets": [{"cidr": "10.98.0.0/16"}]}});
         rest.call("POST", "/v1/networks", Some(&network))?;
         Ok(rest)
@@ -48,6 +45,38 @@ impl Rest {
     /// The same as one apply.
     pub(super) fn apply(&mut self, number: u16) -> anyhow::Result<Duration> {
         self.call("POST", "/v1/apply", Some(&json!({"objects": objects(number)})))
+    }
+
+    /// Many of them as one apply.
+    pub(super) fn apply_all(&mut self, numbers: std::ops::Range<u16>) -> anyhow::Result<Duration> {
+        let objects: Vec<Value> = numbers.flat_map(objects).collect();
+        self.call("POST", "/v1/apply?wait=30s", Some(&json!({"objects": objects})))
+    }
+
+    /// How long it takes from a crash until the daemon is ready; `meanwhile` is done before it is started again.
+    pub(super) fn restart(
+        &mut self,
+        meanwhile: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
+        let away = self.daemon.crash_and_restart(meanwhile)?;
+        self.connection = connect()?;
+        Ok(away)
+    }
+
+    /// The memory that the daemon has now.
+    pub(super) fn resident_kib(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// How many attachments are Ready.
+    pub(super) fn ready(&mut self) -> anyhow::Result<usize> {
+        let (_, reply) = self.ask("GET", "/metrics", None)?;
+        let text = String::from_utf8(reply)?;
+        let line = r#"netloom_objects{kind="Attachment",ready="true"} "#;
+        let count = text.lines().find_map(|one| one.strip_prefix(line)).context("no count")?;
+        Ok(count.parse()?)
     }
 
     /// Removes them with three calls.
@@ -115,6 +144,12 @@ impl Rest {
         self.connection.read_exact(&mut body)?;
         Ok((status, body))
     }
+}
+
+fn connect() -> anyhow::Result<BufReader<UnixStream>> {
+    let connection = UnixStream::connect(SOCKET)?;
+    connection.set_read_timeout(Some(REPLY_WITHIN))?;
+    Ok(BufReader::new(connection))
 }
 
 /// A question of which the answer is known.

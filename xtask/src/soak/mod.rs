@@ -80,7 +80,7 @@ async fn soak(options: &Options) -> anyhow::Result<()> {
         let drifting = tokio::spawn(drift.clone().run(until));
         if Instant::now() < half {
             tokio::time::sleep(ROUND / 2).await;
-            away.push(daemon.crash_and_restart()?);
+            away.push(daemon.crash_and_restart(|| Ok(()))?);
             from = samples.len() + 1;
         }
         for client in clients {

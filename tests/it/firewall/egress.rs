@@ -27,7 +27,7 @@ fn masqueraded(member: &'static str) -> Vec<Call> {
 }
 
 /// Raw packets of a member for the LAN, and whether they get there.
-fn to_the_lan(site: &Site, from: &'static str, own: &str, own6: &str, passes: bool) -> Vec<Shot> {
+pub(super) fn to_the_lan(site: &Site, from: &'static str, own: &str, own6: &str, passes: bool) -> Vec<Shot> {
     let peer = || if passes { only(["peer"]) } else { nobody() };
     let far = || if passes { only(["far"]) } else { nobody() };
     let row = |says: &str, packet, expected| Shot::new(from, says, site.to_gateway(from, &packet), expected);
@@ -141,7 +141,7 @@ fn a_change_of_egress_holds_at_once_for_new_flows_and_for_running_ones() {
 }
 
 /// All IPv6 that a member without IPv6 may write by hand.
-fn ipv6_by_hand(site: &Site) -> Vec<Shot> {
+pub(super) fn ipv6_by_hand(site: &Site) -> Vec<Shot> {
     let (me, you, gateway, ll) = (site.mac("f1"), site.mac("f2"), site.gateway("f1"), site.link_local("f1"));
     let unheard = |says: &str, frame| Shot::new("f1", says, frame, nobody());
     let many = group("ff02::1");

@@ -7,14 +7,14 @@ use super::{
 };
 
 /// A host whose administrator has weakened it: loopback is routed everywhere, and sources are not checked.
-fn weaken() {
+pub(super) fn weaken() {
     for device in ["all", "default", "eth0", "eth1"] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/route_localnet"), "1").unwrap();
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "0").unwrap();
     }
 }
 
-fn loopback(site: &Site) -> Vec<Shot> {
+pub(super) fn loopback(site: &Site) -> Vec<Shot> {
     let mut rows = Vec::new();
     for to in ["127.0.0.1:8082", "127.0.0.1:5353", "127.0.0.2:5353", "127.0.0.1:20000", "127.0.0.1:21000"] {
         let datagram = site.to_gateway("hostile", &udp("192.0.2.66", to));
@@ -66,7 +66,7 @@ fn members_addresses(site: &Site) -> Vec<Shot> {
 }
 
 /// Fragments are judged as what they are parts of.
-fn in_fragments(site: &Site) -> Vec<Shot> {
+pub(super) fn in_fragments(site: &Site) -> Vec<Shot> {
     let mut rows = Vec::new();
     let mut both = |from: &'static str, source: &str, to: &str, expected: fn() -> super::volley::Expected| {
         for (part, packet) in ["first", "second"].into_iter().zip(fragments(source, to)) {

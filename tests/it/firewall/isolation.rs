@@ -36,7 +36,7 @@ fn through_the_host(
 }
 
 /// Every kind of member, from friend and foe; some of the ports are published, under the host's addresses.
-fn from_the_lan(site: &Site) -> Vec<Shot> {
+pub(super) fn from_the_lan(site: &Site) -> Vec<Shot> {
     let members = ["10.1.0.11", "10.2.0.11", "10.3.0.11", "10.4.0.11", "10.5.0.11", "10.6.0.11"];
     let members6 = ["fd01::11", "fd02::11", "fd03::11", "fd04::11", "fd05::11"];
     let senders = [
@@ -70,7 +70,7 @@ fn the_lan_reaches_no_member_but_by_what_is_published() {
 }
 
 /// From every other network to red's a1, and from red to blue and wide.
-fn between_networks(site: &Site, open: &[&str]) -> Vec<Shot> {
+pub(super) fn between_networks(site: &Site, open: &[&str]) -> Vec<Shot> {
     let rows = |from, network: &str, ends: &[(&str, &str)], to| {
         let both = open.contains(&network) && open.contains(&"red");
         let expected = if both { only([to]) } else { nobody() };
@@ -138,7 +138,7 @@ fn two_networks_talk_only_if_both_say_so_and_then_keep_their_addresses() {
 }
 
 /// All that c1 may try to reach c2, and what becomes of it where members talk.
-fn between_members(site: &Site, expected: &Expected) -> Vec<Shot> {
+pub(super) fn between_members(site: &Site, expected: &Expected) -> Vec<Shot> {
     let (me, you, gateway) = (site.mac("c1"), site.mac("c2"), site.gateway("c1"));
     let (ll, your_ll) = (site.link_local("c1"), site.link_local("c2"));
     let mut rows = Vec::new();
@@ -241,7 +241,7 @@ fn members_that_are_kept_apart_reach_all_else_and_are_reached() {
 }
 
 /// What dark's e1 tries to reach of the host.
-fn to_the_host(site: &Site, open: bool) -> Vec<Shot> {
+pub(super) fn to_the_host(site: &Site, open: bool) -> Vec<Shot> {
     let mut rows = Vec::new();
     for to in ["10.5.0.1", "192.0.2.1", "198.51.100.1", "10.1.0.1", "fd05::1", "2001:db8::1", "fd01::1"] {
         let own = if to.contains(':') { "fd05::11" } else { "10.5.0.11" };

@@ -15,6 +15,7 @@
 //! has not come over six cables never will; the longest way has four. Neighbours are known beforehand, so nothing waits for
 //! an answer to ARP. And each table that expects silence has its control: the same frames arrive where they may.
 
+mod attacks;
 mod call;
 mod egress;
 mod flows;

@@ -60,7 +60,7 @@ fn own(site: &Site) -> Vec<Shot> {
 }
 
 /// What b1 may not say, because it is in another's name.
-fn in_anothers_name(site: &Site) -> Vec<Shot> {
+pub(super) fn in_anothers_name(site: &Site) -> Vec<Shot> {
     let (me, you, ll) = (site.mac("b1"), site.mac("b2"), site.link_local("b1"));
     let unheard = |says: &str, frame: Frame| Shot::new("b1", says, frame, nobody());
     let to = |packet: Packet| site.to("b1", "b2", &packet);
@@ -111,7 +111,7 @@ fn in_anothers_name(site: &Site) -> Vec<Shot> {
 }
 
 /// What no member may say in any name: no router, no server, nothing but ARP, IPv4 and IPv6.
-fn of_no_member(site: &Site) -> Vec<Shot> {
+pub(super) fn of_no_member(site: &Site) -> Vec<Shot> {
     let (me, you, ll) = (site.mac("b1"), site.mac("b2"), site.link_local("b1"));
     let unheard = |says: &str, frame: Frame| Shot::new("b1", says, frame, nobody());
     let to = |packet: Packet| site.to("b1", "b2", &packet);
@@ -157,7 +157,7 @@ fn of_no_member(site: &Site) -> Vec<Shot> {
 }
 
 /// What is not what its frame says.
-fn malformed(site: &Site) -> Vec<Shot> {
+pub(super) fn malformed(site: &Site) -> Vec<Shot> {
     let me = site.mac("b1");
     let unheard = |says: &str, frame: Frame| Shot::new("b1", says, frame, nobody());
     let to = |packet: Packet| site.to("b1", "b2", &packet);

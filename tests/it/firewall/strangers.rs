@@ -8,7 +8,7 @@ use super::{
     volley::{Shot, nobody, only},
 };
 
-fn through(site: &Site, open: bool) -> Vec<Shot> {
+pub(super) fn through(site: &Site, open: bool) -> Vec<Shot> {
     let mut rows = Vec::new();
     for (from, to, own, other, own6, other6) in [
         ("peer", "far", "192.0.2.100", "198.51.100.100", "2001:db8::100", "2001:db8:1::100"),

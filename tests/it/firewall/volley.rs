@@ -58,6 +58,16 @@ impl Shot {
         Self { answered: Some(answered), ..self }
     }
 
+    /// Who sends it.
+    pub fn from(&self) -> &'static str {
+        self.from
+    }
+
+    /// Whether nobody is to get it, nor to answer it.
+    pub fn is_unheard(&self) -> bool {
+        self.expected == nobody() && self.answered != Some(true)
+    }
+
     /// The mark that it is known by.
     pub fn mark(&self) -> Mark {
         self.frame.mark
@@ -78,6 +88,25 @@ impl Site {
     /// The packet in a frame to everybody on the segment.
     pub fn to_all(&self, from: &str, packet: &Packet) -> Frame {
         packet.ether(self.mac(from), BROADCAST)
+    }
+
+    /// Sends all, and says how many arrived anywhere, or were answered where an answer is what counts. `settle` waits until
+    /// all has arrived that will.
+    pub fn arrivals(&mut self, rows: &[Shot], mut settle: impl FnMut(&mut Self, &'static str)) -> usize {
+        self.take_all();
+        for row in rows {
+            self.place(row.from).tap.send(&row.frame.bytes).unwrap();
+        }
+        for from in rows.iter().map(|row| row.from).collect::<BTreeSet<_>>() {
+            settle(self, from);
+        }
+        let seen = self.take_all();
+        let arrived = |row: &&Shot| {
+            let answered =
+                row.answered.is_some() && seen[row.from].iter().any(|frame| row.is_answered_by(frame));
+            answered || seen.values().any(|frames| row.is_in(frames))
+        };
+        rows.iter().filter(arrived).count()
     }
 
     /// Sends all, waits until all has arrived that will, and compares.
@@ -135,7 +164,11 @@ impl Shot {
     }
 
     fn is_answered_in(&self, frames: &[Vec<u8>]) -> bool {
-        frames.iter().any(|frame| is_icmp_answer(frame) && contains(frame, &self.frame.mark))
+        frames.iter().any(|frame| self.is_answered_by(frame))
+    }
+
+    fn is_answered_by(&self, frame: &[u8]) -> bool {
+        is_icmp_answer(frame) && contains(frame, &self.frame.mark)
     }
 
     /// An echo server says a line before it repeats what it heard.

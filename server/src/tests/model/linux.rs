@@ -294,7 +294,7 @@ impl<W: Weather> StateMachineTest for OnLinux<W> {
         let state = tempfile::tempdir().unwrap();
         let kernel = Kernel::open().unwrap();
         // What a sequence before this one has left when it failed.
-        kernel.purge(false).unwrap();
+        purge(&kernel);
         let own = || netns::own().unwrap();
         if !kernel.observe().unwrap().links.contains_key(&(Stack::Host, "eth0".parse().unwrap())) {
             meddle::add_cable(own(), "eth0", "eth0-peer").unwrap();
@@ -344,7 +344,7 @@ impl<W: Weather> StateMachineTest for OnLinux<W> {
         let daemon = this.daemon.take().unwrap();
         this.runtime.block_on(daemon.end());
         let kernel = Kernel::open().unwrap();
-        kernel.purge(false).unwrap();
+        purge(&kernel);
         let (left, bare) = (kernel.observe().unwrap().to_string(), this.bare.to_string());
         assert_eq!(left, bare, "a purge leaves what was there before");
     }
@@ -404,7 +404,7 @@ impl<W> OnLinux<W> {
         let mut shadow = self.runtime.block_on(daemon.end());
         if reboot {
             let kernel = Kernel::open().unwrap();
-            kernel.purge(false).unwrap();
+            purge(&kernel);
             shadow = kernel.observe().unwrap();
         }
         let twin = Twin::after(shadow);
@@ -464,6 +464,15 @@ impl<W> OnLinux<W> {
         for (address, mark) in have.addresses.into_iter().filter(|(_, mark)| !mark.is_ours()) {
             shadow.addresses.entry(address).or_insert(mark);
         }
+    }
+}
+
+/// Removes all that is ours. The threads of a daemon that has ended let go of its tables in their own time.
+fn purge(kernel: &Kernel) {
+    let begun = Instant::now();
+    while let Err(error) = kernel.purge(false) {
+        assert!(error.contains("EPERM") && begun.elapsed() < PATIENCE, "{error}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -429,10 +429,18 @@ impl<W> OnLinux<W> {
             std::thread::sleep(Duration::from_millis(5));
         }
         match (noticed, loss) {
-            (Noticed::Told, Some(loss)) => self.runtime.block_on(async {
-                daemon.losses.send(vec![loss]).await.unwrap();
-                daemon.settled().await;
-            }),
+            (Noticed::Told, Some(loss)) => {
+                self.runtime.block_on(async {
+                    daemon.losses.send(vec![loss]).await.unwrap();
+                    // What nobody told it of earlier it cannot know of.
+                    if !self.unnoticed {
+                        daemon.settled().await;
+                    }
+                });
+                if self.unnoticed {
+                    self.full_pass();
+                }
+            }
             (Noticed::Told | Noticed::Compared, _) => self.full_pass(),
             (Noticed::Not, _) => self.unnoticed = true,
         }

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::{
     counter::{ConstCounter, Counter},
     family::Family,
-    gauge::Gauge,
+    gauge::{ConstGauge, Gauge},
     histogram::Histogram,
     info::Info,
 };
@@ -19,6 +19,7 @@ use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
+use crate::kernel::conntrack::load::load;
 
 /// Sends logs to standard error.
 pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
@@ -103,6 +104,26 @@ impl Collector for &'static Effort {
     }
 }
 
+/// How full the kernel's table of flows is, asked when somebody looks.
+#[derive(Debug)]
+struct FlowTable;
+
+impl Collector for FlowTable {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(load) = load() else { return Ok(()) };
+        let all = [
+            ("conntrack_flows", "Flows that the kernel tracks on the host.", load.flows),
+            ("conntrack_flows_max", "Flows that it can track; beyond them new ones are dropped.", load.most),
+        ];
+        for (name, help, count) in all {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let metric = encoder.encode_descriptor(name, help, None, kind)?;
+            ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
 /// How many objects there are, by kind and by whether they are ready.
 #[derive(Debug, Default)]
 pub struct ObjectCounts(Family<ObjectLabels, Gauge>);
@@ -139,6 +160,7 @@ impl Metrics {
         );
         registry.register("followers", "Who follows the event log now", followers.clone());
         registry.register_collector(Box::new(&EFFORT));
+        registry.register_collector(Box::new(FlowTable));
         Self { registry: registry.into(), requests, request_seconds, commit_seconds, followers }
     }
 

@@ -8,6 +8,7 @@
 //! - `command`: every subcommand of `netloom`, its output and exit codes
 //! - `help`: every example of `--help`, run; completions and manual pages
 //! - `crash`: the daemon dies at every point of every effect, again while it recovers, and every request fails once
+//! - `defaults`: what a user takes for granted of addresses, ports and busy neighbours
 //! - `topology`: the graph of what stands, and its drawings
 //! - `upkeep`: purge, backup, restore
 //! - `lab`: the commands of a lab and their exit codes
@@ -38,6 +39,7 @@ mod bad_links;
 mod bad_routes;
 mod command;
 mod crash;
+mod defaults;
 mod diagnose;
 mod doors;
 mod drift;

@@ -58,11 +58,6 @@ impl Shot {
         Self { answered: Some(answered), ..self }
     }
 
-    /// Who sends it.
-    pub fn from(&self) -> &'static str {
-        self.from
-    }
-
     /// Whether nobody is to get it, nor to answer it.
     pub fn is_unheard(&self) -> bool {
         self.expected == nobody() && self.answered != Some(true)

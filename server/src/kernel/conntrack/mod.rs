@@ -10,6 +10,7 @@
 //!
 //! Call it after the rules have changed: in the other order a packet between the two makes the flow again.
 
+pub mod load;
 mod probe;
 #[cfg(test)]
 mod tests;

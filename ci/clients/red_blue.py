@@ -72,6 +72,16 @@ OBJECTS = [
         {"name": "by-cable", "spec": {"namespace": "red", "destination": "10.9.0.0/16", "via": "10.1.1.2"}},
     ),
     ("reservation", {"name": "vip", "spec": {"network": "v-net-0", "address": "192.168.15.77"}}),
+    (
+        "policy",
+        {
+            "name": "web",
+            "spec": {
+                "selector": {"network": "v-net-0"},
+                "ingress": [{"peers": [{"cidr": "0.0.0.0/0"}], "ports": [{"protocol": "tcp", "port": 80}]}],
+            },
+        },
+    ),
 ]
 
 # Answers one connection with its name.

@@ -11,6 +11,8 @@ from netloom.v1 import (
     namespace_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
     port_forward_pb2,
     port_forward_pb2_grpc,
     reservation_pb2,
@@ -27,6 +29,7 @@ NOUNS = {
     "reservation": ("Reservation", reservation_pb2, reservation_pb2_grpc),
     "link": ("Link", link_pb2, link_pb2_grpc),
     "route": ("Route", route_pb2, route_pb2_grpc),
+    "policy": ("Policy", policy_pb2, policy_pb2_grpc),
 }
 
 
@@ -66,7 +69,8 @@ class Grpc:
 
     def _call(self, kind, verb, *, plural=False, **fields):
         noun, types, services = NOUNS[kind]
-        method = f"{verb}{noun}{'s' if plural else ''}"
+        many = {"Policy": "Policies"}.get(noun, noun + "s")
+        method = f"{verb}{many if plural else noun}"
         stub = getattr(services, f"{noun}ServiceStub")(self.channel)
         reply = getattr(stub, method)(getattr(types, f"{method}Request")(**fields), timeout=30)
         return json_format.MessageToDict(reply, preserving_proto_field_name=True)

@@ -201,6 +201,8 @@ checks! {
     Sources "sources" "the port forward lets the sender in",
     HostRoute "host.route" "whoever forwards has a route to the target",
     HostOverlap "host.overlap" "no other route there takes the traffic elsewhere",
+    FromPolicy "from.policy" "the sender's policies let the packet out",
+    ToPolicy "to.policy" "the target's policies let the packet in",
     Forwarding "forwarding" "IP forwarding is on for the devices on the way",
     IsolationMembers "isolation.members" "members of the network may talk to each other",
     IsolationNetworks "isolation.networks" "both networks are open to others",

@@ -502,6 +502,12 @@ fn bad_input_is_refused_with_field_and_reason_and_loses_nothing() {
             {"namespace": "red", "interface": "veth-red", "addresses": ["10.7.7.2/24"]},
         ]});
         rest.post("/v1/links", &json!({"name": "cable", "spec": spec})).await.ok();
+        let spec = json!({"selector": {"network": "v-net-0", "labels": {"role": "nobody"}}, "egress": [{"peers": [{"network": "v-net-0"}]}]});
+        rest.post("/v1/policies", &json!({"name": "quiet", "spec": spec})).await.ok();
+        let spec = json!({"subnets": [{"cidr": "10.66.0.0/24"}], "spoof_guard": false});
+        rest.post("/v1/networks", &json!({"name": "loose", "spec": spec})).await.ok();
+        let attachment = json!({"name": "free", "labels": {"role": "free"}, "spec": {"namespace": "blue", "network": "loose"}});
+        rest.post("/v1/attachments", &attachment).await.ok();
         let kernel = Kernel::open().unwrap();
         let before = (kernel.observe().unwrap().to_string(), rest.get("/v1/export").await.unwrap().ok());
 
@@ -509,6 +515,7 @@ fn bad_input_is_refused_with_field_and_reason_and_loses_nothing() {
         let mut cases = cases();
         cases.extend(crate::bad_links::cases());
         cases.extend(crate::bad_routes::cases());
+        cases.extend(crate::bad_policies::cases());
         assert!(cases.len() >= 40);
         for (method, path, body, status, reason, field) in &cases {
             let content_type = if *method == "GET" || *method == "DELETE" { "" } else { "application/json" };

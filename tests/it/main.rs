@@ -15,6 +15,7 @@
 //! - `apply`: many objects at once: plans, owners, part of a set, exports, how much work it is
 //! - `forwards`: published ports in packets: families, ranges, sources, chosen and taken ports, live change
 //! - `diagnose`: each thing that can be wrong is broken, and the verdict names it first
+//! - `policies`: the noun through its doors; what it selects, and that it selects nobody who can pose as another
 //! - `drift`: what others break is put back, what we do ourselves is not, and a quarrel is told
 //! - `reboot`, `restart`: the kernel is empty, or as it was left
 //! - `links`: direct cables: packets, restarts, live change, ends in adopted namespaces
@@ -36,6 +37,7 @@ mod apply;
 mod attachments;
 mod bad_input;
 mod bad_links;
+mod bad_policies;
 mod bad_routes;
 mod command;
 mod crash;
@@ -55,6 +57,7 @@ mod live_change;
 mod namespaces;
 mod netloom;
 mod networks;
+mod policies;
 mod races;
 mod reboot;
 mod rest;

@@ -354,7 +354,8 @@ impl Edit {
                 }
             }
         }
-        // Of all together: what one of them guards, another may select.
+        // Of all together: what one of them guards, another may select. What has not changed is not to blame.
+        placed_now.retain(|(index, ..)| self.fates[*index].action != Action::Unchanged);
         for (index, kind, name) in placed_now {
             match check_guarded(&self.world, kind, &name) {
                 Ok(()) => {}

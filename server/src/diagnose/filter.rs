@@ -184,7 +184,8 @@ impl<'a> Walk<'a> {
         };
         // What netloom was told comes before the kernel's switches, which follow from it.
         if !self.right_bridge(hop, &output)
-            || hop.stack == Stack::Host && !self.netloom_forwards(hop, here, &input, &output)
+            || hop.stack == Stack::Host
+                && !(self.policed(hop) && self.netloom_forwards(hop, here, &input, &output))
             || !self.forwarding(hop, here, &input, &output)
         {
             return false;
@@ -353,6 +354,9 @@ impl<'a> Walk<'a> {
         if self.seen.rules.skeleton == Skeleton::Absent {
             return true;
         }
+        if !self.policed(hop) {
+            return false;
+        }
         let apart = self.has(&Element::iso(one)) && self.has(&Element::iso(other));
         if apart && !self.has(&Element::same(&bridge, Member::Accept)) {
             let name = self.network_name(&bridge);
@@ -476,6 +480,9 @@ impl<'a> Walk<'a> {
         let Some(input) = hop.input.clone().filter(|_| hop.stack == Stack::Host) else { return true };
         if self.seen.rules.skeleton == Skeleton::Absent || !self.is_bridge(&input) {
             return true;
+        }
+        if !self.policed(hop) {
+            return false;
         }
         let name = self.network_name(&input);
         if let (DiagnoseProtocol::Tcp, Some(port)) = (self.protocol, self.port)

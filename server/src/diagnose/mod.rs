@@ -10,6 +10,7 @@ mod end;
 mod filter;
 mod foreign;
 mod path;
+mod policy;
 mod route;
 pub mod seen;
 #[cfg(test)]

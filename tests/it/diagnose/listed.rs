@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use netloom_api::CheckId;
 
 /// A check, and the test in whose body its thing is broken, and it is the cause.
-const PROOFS: [(&str, &str); 46] = [
+const PROOFS: [(&str, &str); 48] = [
     ("from.namespace", "a_broken_end_is_named"),
     ("from.interface", "a_broken_end_is_named"),
     ("from.interface_up", "a_broken_end_is_named"),
@@ -34,6 +34,8 @@ const PROOFS: [(&str, &str); 46] = [
     ("sources", "what_is_meant_to_be_apart_is_named_as_such"),
     ("host.route", "forwarding_filters_and_neighbours_are_named"),
     ("host.overlap", "a_broken_route_is_named"),
+    ("from.policy", "the_policies_that_stop_a_packet_are_named_with_the_rule_that_lets_it_pass"),
+    ("to.policy", "the_policies_that_stop_a_packet_are_named_with_the_rule_that_lets_it_pass"),
     ("forwarding", "forwarding_filters_and_neighbours_are_named"),
     ("isolation.members", "what_is_meant_to_be_apart_is_named_as_such"),
     ("isolation.networks", "what_is_meant_to_be_apart_is_named_as_such"),
@@ -55,8 +57,13 @@ const PROOFS: [(&str, &str); 46] = [
     ("probe", "what_is_beyond_this_host_only_a_probe_can_tell"),
 ];
 
-const SOURCES: [&str; 4] =
-    [include_str!("elements.rs"), include_str!("ends.rs"), include_str!("links.rs"), include_str!("ways.rs")];
+const SOURCES: [&str; 5] = [
+    include_str!("elements.rs"),
+    include_str!("ends.rs"),
+    include_str!("links.rs"),
+    include_str!("policies.rs"),
+    include_str!("ways.rs"),
+];
 
 const PAGE: &str = include_str!("../../../docs/diagnose.md");
 

@@ -4,6 +4,7 @@ mod elements;
 mod ends;
 mod links;
 mod listed;
+mod policies;
 mod six;
 mod ways;
 

@@ -193,7 +193,8 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         | ErrorReason::IdempotencyMismatch
         | ErrorReason::Unsupported
         | ErrorReason::KernelError
-        | ErrorReason::SlowReader => return None,
+        | ErrorReason::SlowReader
+        | ErrorReason::TooManyRequests => return None,
     })
 }
 

@@ -84,6 +84,8 @@ pub struct EventQuery {
     pub name: Option<Name>,
     /// Only of these types. Empty: all.
     pub types: Vec<EventType>,
+    /// Only of what this caller asked for, e.g. `token:ci`.
+    pub actor: Option<String>,
 }
 
 /// Which events are followed.
@@ -97,6 +99,8 @@ pub struct WatchOptions {
     pub name: Option<Name>,
     /// Only of these types. Empty: all.
     pub types: Vec<EventType>,
+    /// Only of what this caller asked for, e.g. `token:ci`.
+    pub actor: Option<String>,
     /// First one `created` event per object that exists, then what follows.
     pub initial: bool,
     /// How long the daemon may be away before the stream ends with an error.
@@ -110,6 +114,7 @@ impl Default for WatchOptions {
             kinds: Vec::new(),
             name: None,
             types: Vec::new(),
+            actor: None,
             initial: false,
             patience: Duration::from_secs(60),
         }
@@ -132,26 +137,28 @@ impl WriteOptions {
 
 impl EventQuery {
     pub(crate) fn to_pb(&self) -> pb::ListEventsRequest {
-        let Self { after, page_size, kinds, name, types } = self;
+        let Self { after, page_size, kinds, name, types, actor } = self;
         pb::ListEventsRequest {
             after: *after,
             page_size: page_size.map(i32::from),
             kinds: kinds.iter().map(Kind::to_string).collect(),
             name: name.as_ref().map(Name::to_string),
             types: types.iter().map(|type_| type_.as_str().to_owned()).collect(),
+            actor: actor.clone(),
         }
     }
 }
 
 impl WatchOptions {
     pub(crate) fn to_pb(&self) -> pb::WatchEventsRequest {
-        let Self { after, kinds, name, types, initial, patience: _ } = self;
+        let Self { after, kinds, name, types, actor, initial, patience: _ } = self;
         pb::WatchEventsRequest {
             after: *after,
             kinds: kinds.iter().map(Kind::to_string).collect(),
             name: name.as_ref().map(Name::to_string),
             types: types.iter().map(|type_| type_.as_str().to_owned()).collect(),
             initial: *initial,
+            actor: actor.clone(),
         }
     }
 }

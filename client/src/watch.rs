@@ -150,7 +150,10 @@ fn is_passing(error: &ClientError) -> bool {
     match error.kind {
         ErrorKind::Connect | ErrorKind::TimedOut => true,
         ErrorKind::Refused => {
-            matches!(error.reason, Some(ErrorReason::SlowReader | ErrorReason::Unavailable))
+            matches!(
+                error.reason,
+                Some(ErrorReason::SlowReader | ErrorReason::TooManyRequests | ErrorReason::Unavailable)
+            )
         }
         ErrorKind::Reply | ErrorKind::Options => false,
     }

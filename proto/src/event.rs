@@ -65,6 +65,8 @@ pub enum EventType {
     Status,
     /// What others broke was put right.
     DriftRepaired,
+    /// A write was refused.
+    Audit,
 }
 
 impl EventType {
@@ -76,6 +78,7 @@ impl EventType {
             EventType::Deleted => "deleted",
             EventType::Status => "status",
             EventType::DriftRepaired => "drift_repaired",
+            EventType::Audit => "audit",
         }
     }
 }
@@ -89,9 +92,10 @@ impl FromStr for EventType {
             "deleted" => Ok(EventType::Deleted),
             "status" => Ok(EventType::Status),
             "drift_repaired" => Ok(EventType::DriftRepaired),
-            other => {
-                Err(format!("{other:?} is not one of created, updated, deleted, status, drift_repaired"))
-            }
+            "audit" => Ok(EventType::Audit),
+            other => Err(format!(
+                "{other:?} is not one of created, updated, deleted, status, drift_repaired, audit"
+            )),
         }
     }
 }

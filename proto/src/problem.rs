@@ -150,6 +150,8 @@ reasons! {
     KernelError "KERNEL_ERROR" 422 FailedPrecondition "The kernel refused",
     /// The reader was too slow for the stream.
     SlowReader "SLOW_READER" 429 ResourceExhausted "The reader is too slow",
+    /// The caller has too much going on at once; try again when some of it has ended.
+    TooManyRequests "TOO_MANY_REQUESTS" 429 ResourceExhausted "Too much at once",
     /// A defect of netloom.
     Internal "INTERNAL" 500 Internal "An error inside netloom",
     /// The daemon starts, stops, or cannot write its database.

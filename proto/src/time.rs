@@ -31,6 +31,14 @@ impl Timestamp {
     }
 }
 
+impl std::str::FromStr for Timestamp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let moment: jiff::Timestamp = text.parse().map_err(|_| "is no time like 2027-01-31T00:00:00Z")?;
+        Ok(Self::from_micros(moment.as_microsecond()))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -4,10 +4,12 @@ use std::{io::Read as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use netloom_api::Timestamp;
 
 use crate::{
     api::auth,
-    config::{Cli, Command, Config},
+    config::{Cli, Command, Config, TokenAccess},
+    controller::Rights,
     daemon, lab, telemetry,
 };
 
@@ -20,7 +22,9 @@ pub fn main() -> ExitCode {
     match cli.command.clone().unwrap_or(Command::Run) {
         // The private host must be entered before any thread exists.
         Command::Lab(options) => lab::main(&options, &cli.settings),
-        Command::HashToken { name, access } => report(hash_token(&name, access.into())),
+        Command::HashToken { name, access, scope, expires } => {
+            report(rights(access, &scope).and_then(|rights| hash_token(&name, &rights, expires)))
+        }
         Command::Run => with_config(&cli, |config| {
             telemetry::init(&config.log, config.log_format)?;
             daemon::raise_file_limit();
@@ -62,10 +66,20 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime can be started")
 }
 
-fn hash_token(name: &str, access: auth::Access) -> anyhow::Result<()> {
+fn rights(access: TokenAccess, scopes: &[String]) -> anyhow::Result<Rights> {
+    match access {
+        _ if !scopes.is_empty() => {
+            Rights::parse(scopes.iter().map(String::as_str)).map_err(|why| anyhow::anyhow!("--scope: {why}"))
+        }
+        TokenAccess::Read => Ok(Rights::read()),
+        TokenAccess::Full => Ok(Rights::Full),
+    }
+}
+
+fn hash_token(name: &str, rights: &Rights, expires: Option<Timestamp>) -> anyhow::Result<()> {
     let mut token = String::new();
     std::io::stdin().take(64 * 1024).read_to_string(&mut token).context("no token on standard input")?;
-    println!("{}", auth::token_line(name, token.trim_end_matches(['\r', '\n']), access)?);
+    println!("{}", auth::token_line(name, token.trim_end_matches(['\r', '\n']), rights, expires)?);
     Ok(())
 }
 

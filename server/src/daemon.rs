@@ -37,6 +37,7 @@ pub struct Daemon {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     store: Store,
     booted: watch::Receiver<Option<Result<(), Unlooked>>>,
+    papers: Option<Arc<api::listen::Papers>>,
 }
 
 impl Daemon {
@@ -45,7 +46,8 @@ impl Daemon {
         let options = StoreOptions { state_dir: config.state_dir.clone(), events: config.events };
         let store = Store::open(options).await.context("the database cannot be opened")?;
         let kernel = tokio::task::spawn_blocking(Kernel::open).await?.context("the kernel cannot be used")?;
-        let listeners = api::listen::open(config).context("the listeners cannot be opened")?;
+        let api::listen::Opened { listeners, papers } =
+            api::listen::open(config).context("the listeners cannot be opened")?;
         let api_ports =
             listeners.iter().filter_map(|listener| listener.local_addr()).map(|address| address.port());
         let api: Vec<_> = listeners
@@ -105,17 +107,28 @@ impl Daemon {
         let mut tasks = vec![tokio::spawn(reconciler.run(changes, losses, tell, begun(stopped.clone())))];
         let router = api::router(controller.clone(), config, ready);
         let limits = config.limits;
+        let audited = controller.clone();
+        let audit: api::listen::Audit = Arc::new(move |denied| audited.denied(denied));
         tasks.push(tokio::spawn(async move {
-            let drained = api::listen::serve(listeners, router, limits, begun(stopped)).await;
+            let drained = api::listen::serve(listeners, router, limits, audit, begun(stopped)).await;
             tracing::info!(?drained, "listeners closed");
         }));
-        Ok(Self { controller, stop, tasks, store, booted })
+        Ok(Self { controller, stop, tasks, store, booted, papers })
     }
 
     /// Waits for the first full pass.
     pub async fn booted(&mut self) -> anyhow::Result<()> {
         let result = self.booted.wait_for(Option::is_some).await.context("the reconciler stopped")?.clone();
         Ok(result.unwrap_or(Ok(()))?)
+    }
+
+    /// Reads tokens, certificates and key again. What cannot be read changes nothing.
+    pub fn reload(&self) {
+        match self.papers.as_ref().map(|papers| papers.reload()) {
+            Some(Ok(())) => tracing::info!("tokens and certificates are read again"),
+            Some(Err(error)) => tracing::error!(%error, "tokens and certificates stay as they were"),
+            None => tracing::info!("nothing to read again: there are no TCP listeners"),
+        }
     }
 
     /// Resolves when the daemon will not become ready.
@@ -131,7 +144,7 @@ impl Daemon {
 
     /// Stops in order and waits for it.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { controller, stop, tasks, store, booted: _ } = self;
+        let Self { controller, stop, tasks, store, booted: _, papers: _ } = self;
         stop.send_replace(true);
         for task in tasks.into_iter().rev() {
             task.await.context("a part of the daemon died")?;
@@ -145,12 +158,16 @@ impl Daemon {
 /// Runs the daemon until it is told to stop.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     // From here on a signal ends the daemon in order, also one that comes while it starts.
-    let interrupted = interrupted()?;
+    let mut interrupted = std::pin::pin!(interrupted()?);
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     let daemon = Daemon::start(config).await?;
     tracing::info!(socket = %config.socket.path.display(), "listening");
-    let refusal = tokio::select! {
-        () = interrupted => None,
-        why = daemon.refusal() => Some(why),
+    let refusal = loop {
+        tokio::select! {
+            () = interrupted.as_mut() => break None,
+            why = daemon.refusal() => break Some(why),
+            Some(()) = hangup.recv() => daemon.reload(),
+        }
     };
     tracing::info!("stopping");
     // systemd is not there in containers and tests; then there is nobody to tell.

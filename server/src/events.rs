@@ -87,10 +87,11 @@ impl Follower {
 
     /// Reads the next page of the log.
     async fn read_on(&mut self) -> Result<()> {
-        let EventFilter { kinds, types, name } = self.filter.clone();
+        let EventFilter { kinds, types, name, actor } = self.filter.clone();
         let limit = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
         let (after, until) = (Some(self.position), Some(self.until));
-        let page = self.controller.events(EventQuery { after, until, kinds, types, name, limit }).await?;
+        let page =
+            self.controller.events(EventQuery { after, until, kinds, types, name, actor, limit }).await?;
         self.position = page.seq;
         self.ready.extend(page.items.into_iter().map(|event| Told { event: Arc::new(event), resumes: true }));
         Ok(())

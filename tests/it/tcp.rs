@@ -4,7 +4,7 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use netloom_api::{Draft, Namespace, NamespaceSpec};
 use netloom_client::{Client, ClientError, ConnectOptions, ErrorReason, ListOptions, WriteOptions};
-use netloom_server::api::auth::{Access, token_line};
+use netloom_server::{api::auth::token_line, controller::Rights};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::json;
 
@@ -16,6 +16,9 @@ use crate::{
 
 const FULL: &str = "a-token-with-all-rights-0123456789";
 const READ: &str = "a-token-that-only-reads-0123456789";
+const PART: &str = "a-token-with-some-rights-0123456789";
+/// Its networks are others', its namespaces and what is in them its own.
+const PART_RIGHTS: &str = "read:networks *:namespaces,attachments,port-forwards,links,routes@ci-7";
 const WRONG: &str = "a-token-that-nobody-has-0123456789";
 const NAME: &str = "netloom.example";
 const AT: &str = "127.0.0.1:7070";
@@ -37,8 +40,11 @@ fn papers() -> Papers {
     };
     let names = [NAME.to_owned(), "127.0.0.1".to_owned()];
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
-    let lines = [("ci", FULL, Access::Full), ("eye", READ, Access::Read)]
-        .map(|(name, token, access)| token_line(name, token, access).unwrap());
+    let lines = [("ci", FULL, "full"), ("eye", READ, "read"), ("part", PART, PART_RIGHTS)].map(
+        |(name, token, words)| {
+            token_line(name, token, &Rights::parse(words.split(' ')).unwrap(), None).unwrap()
+        },
+    );
     Papers {
         certificate: file("cert.pem", cert.pem()),
         key: file("key.pem", signing_key.serialize_pem()),
@@ -245,5 +251,203 @@ fn the_command_works_over_tls_with_a_token_and_says_what_is_missing() {
         assert!(said.contains("ca"), "{said}");
         let said = Netloom::with(&["--endpoint", "http://192.0.2.1:7070"]).run("ns ls");
         assert!(said.code == Some(2) && said.err.contains("plain http goes to this host only"), "{said:#?}");
+    });
+}
+
+/// A status and the reason, of both doors for the same call.
+async fn refused(rest: &Rest, method: &str, path: &str, body: serde_json::Value) -> (u16, String) {
+    let reply = match method {
+        "POST" => rest.post(path, &body).await,
+        "PATCH" => rest.patch(path, &body).await,
+        "DELETE" => rest.delete(path).await,
+        _ => rest.get(path).await.unwrap(),
+    };
+    (reply.status, reply.body["reason"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_token_with_scopes_reaches_its_own_objects_and_no_others() {
+    on_host(async || {
+        let papers = papers();
+        let daemon = plain_daemon(&papers).await;
+        let root = daemon.rest();
+        for (path, body) in [
+            ("networks", json!({"name": "net", "spec": {"subnets": [{"cidr": "10.9.0.0/24"}]}})),
+            ("namespaces", json!({"name": "theirs", "owner": "other"})),
+            (
+                "attachments",
+                json!({"name": "their0", "owner": "other", "spec": {"namespace": "theirs", "network": "net"}}),
+            ),
+        ] {
+            root.post(&format!("/v1/{path}"), &body).await.ok();
+        }
+        let part = Rest::tcp(at()).token(PART);
+        let mine = json!({"name": "mine", "owner": "ci-7"});
+        part.post("/v1/namespaces", &mine).await.ok();
+        let attach = |name: &str, namespace: &str, owner: &str| json!({"name": name, "owner": owner, "spec": {"namespace": namespace, "network": "net"}});
+        part.post("/v1/attachments", &attach("my0", "mine", "ci-7")).await.ok();
+        part.patch("/v1/attachments/my0", &json!({"labels": {"a": "b"}})).await.ok();
+        let forward = |name: &str, target: &str| json!({"name": name, "owner": "ci-7", "spec": {"protocol": "tcp", "listen": {"port": if name == "web" { 8080 } else { 8081 }}, "target": {"attachment": target}}});
+        part.post("/v1/port-forwards", &forward("web", "my0")).await.ok();
+        let denied = (403, "PERMISSION_DENIED".to_owned());
+        for (method, path, body) in [
+            // Of nobody, of others, for others.
+            ("POST", "/v1/namespaces", json!({"name": "red"})),
+            ("POST", "/v1/namespaces", json!({"name": "red", "owner": "other"})),
+            ("DELETE", "/v1/namespaces/theirs?force=true", json!({})),
+            ("DELETE", "/v1/attachments/their0", json!({})),
+            ("PATCH", "/v1/attachments/their0", json!({"labels": {"a": "b"}})),
+            ("PATCH", "/v1/attachments/their0", json!({"owner": "ci-7"})),
+            ("PATCH", "/v1/attachments/my0", json!({"owner": "other"})),
+            // Into what is others', or opening it.
+            ("POST", "/v1/attachments", attach("my1", "theirs", "ci-7")),
+            ("POST", "/v1/port-forwards", forward("peek", "their0")),
+            (
+                "POST",
+                "/v1/routes",
+                json!({"name": "r", "owner": "ci-7", "spec": {"namespace": "theirs", "destination": "10.1.0.0/16", "via": "10.9.0.1"}}),
+            ),
+            // Beyond netloom's own objects.
+            (
+                "POST",
+                "/v1/routes",
+                json!({"name": "r", "owner": "ci-7", "spec": {"namespace": "host", "destination": "10.1.0.0/16", "type": "blackhole"}}),
+            ),
+            (
+                "POST",
+                "/v1/namespaces",
+                json!({"name": "red", "owner": "ci-7", "spec": {"source": {"adopted": {"pid": 1}}}}),
+            ),
+            // Other verbs and kinds.
+            ("POST", "/v1/networks", json!({"name": "n2", "owner": "ci-7"})),
+            ("DELETE", "/v1/networks/net?force=true", json!({})),
+            ("POST", "/v1/apply", json!({"objects": [{"kind": "Network", "name": "n2", "owner": "ci-7"}]})),
+            ("POST", "/v1/plan", json!({"objects": [{"kind": "Network", "name": "n2", "owner": "ci-7"}]})),
+            ("POST", "/v1/apply", json!({"owner": "other", "prune": true, "objects": []})),
+            ("GET", "/v1/export", json!({})),
+            ("GET", "/v1/events", json!({})),
+            ("GET", "/v1/topology", json!({})),
+            ("GET", "/v1/reservations", json!({})),
+            ("GET", "/v1/namespaces/mine/state", json!({})),
+            ("GET", "/metrics", json!({})),
+        ] {
+            assert_eq!(refused(&part, method, path, body.clone()).await, denied, "{method} {path} {body}");
+        }
+        // What it may not see is not there.
+        assert_eq!(part.get("/v1/namespaces/theirs").await.unwrap().status, 404);
+        let names = |reply: serde_json::Value| -> Vec<String> {
+            reply["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["name"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(names(part.get("/v1/namespaces").await.unwrap().ok()), ["mine"]);
+        assert_eq!(names(part.get("/v1/networks").await.unwrap().ok()), ["net"]);
+        assert_eq!(names(part.get("/v1/attachments?page_size=1").await.unwrap().ok()), ["my0"]);
+        // gRPC says the same.
+        let options = ConnectOptions::parse(&format!("http://{AT}")).unwrap();
+        let client =
+            Client::connect(&ConnectOptions { token: Some(PART.parse().unwrap()), ..options }).await.unwrap();
+        let seen = client.list::<Namespace>(ListOptions::default()).await.unwrap().items;
+        assert_eq!(seen.iter().map(|one| one.meta.name.as_str()).collect::<Vec<_>>(), ["mine"]);
+        let draft = Draft::<Namespace>::new("red".parse().unwrap(), NamespaceSpec::default());
+        let error = client.create(draft, WriteOptions::default()).await.unwrap_err();
+        assert_eq!(error.reason, Some(ErrorReason::PermissionDenied));
+        assert_eq!(
+            client.get::<Namespace>(&"theirs".parse().unwrap()).await.unwrap_err().reason,
+            Some(ErrorReason::NotFound)
+        );
+        // Its own goes.
+        part.delete("/v1/namespaces/mine?force=true").await.ok();
+    });
+}
+
+#[test]
+fn who_did_what_and_who_was_refused_can_be_asked_for() {
+    on_host(async || {
+        let papers = papers();
+        let daemon = plain_daemon(&papers).await;
+        let (full, read, nobody) =
+            (Rest::tcp(at()).token(FULL), Rest::tcp(at()).token(READ), Rest::tcp(at()));
+        full.post("/v1/namespaces", &json!({"name": "red"})).await.ok();
+        assert_eq!(full.post("/v1/namespaces", &json!({"name": "red"})).await.status, 409);
+        assert_eq!(full.post("/v1/namespaces?dry_run=true", &json!({"name": "red"})).await.status, 409);
+        assert_eq!(read.delete("/v1/namespaces/red").await.status, 403);
+        assert_eq!(nobody.delete("/v1/namespaces/red").await.status, 401);
+        assert_eq!(daemon.rest().delete("/v1/namespaces/blue").await.status, 404);
+        let ask = async |query: &str| daemon.rest().get(&format!("/v1/events?{query}")).await.unwrap().ok();
+        // They are written while the answer is on its way.
+        let mut refusals = Vec::new();
+        while refusals.len() < 4 {
+            refusals = ask("type=audit").await["items"].as_array().unwrap().clone();
+        }
+        let words: Vec<_> = refusals
+            .iter()
+            .map(|one| [&one["kind"], &one["name"], &one["reason"]].map(|word| word.as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            words,
+            [
+                ["Namespace", "red", "ALREADY_EXISTS"],
+                ["Namespace", "host", "PERMISSION_DENIED"],
+                ["Namespace", "host", "UNAUTHENTICATED"],
+                ["Namespace", "blue", "NOT_FOUND"],
+            ]
+        );
+        assert_eq!(refusals[0]["actor"], "token:ci");
+        assert!(refusals[0]["message"].as_str().unwrap().starts_with("create refused: "), "{}", refusals[0]);
+        assert!(refusals[1]["message"].as_str().unwrap().starts_with("DELETE /v1/namespaces/red refused: "));
+        assert!(refusals[2]["actor"].as_str().unwrap().starts_with("127.0.0.1:"));
+        assert!(!refusals[1]["request_id"].as_str().unwrap().is_empty());
+        let types: Vec<_> = ask("actor=token:ci").await["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["type"].clone())
+            .collect();
+        assert_eq!(types, ["created", "audit"]);
+        let query = netloom_client::EventQuery { actor: Some("token:eye".into()), ..Default::default() };
+        let page = daemon.client().await.events(query).await.unwrap();
+        assert_eq!(page.items.len(), 1);
+        // A flood of refusals does not push out what happened.
+        for _ in 0..300 {
+            nobody.delete("/v1/namespaces/red").await;
+        }
+        let all = ask("type=audit&page_size=1000").await["items"].as_array().unwrap().len();
+        assert!(all < 40, "{all}");
+    });
+}
+
+#[test]
+fn tokens_are_read_again_when_the_daemon_is_told_to_and_bad_ones_change_nothing() {
+    on_host(async || {
+        let papers = papers();
+        let daemon = plain_daemon(&papers).await;
+        let status =
+            async |token: &str| Rest::tcp(at()).token(token).get("/v1/version").await.unwrap().status;
+        let becomes = async |token: &str, wanted: u16| {
+            let start = std::time::Instant::now();
+            // The daemon reads when the signal reaches it.
+            while status(token).await != wanted {
+                assert!(
+                    start.elapsed() < std::time::Duration::from_secs(10),
+                    "{token} does not become {wanted}"
+                );
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        assert_eq!((status(FULL).await, status(WRONG).await), (200, 401));
+        std::fs::write(&papers.tokens, token_line("new", WRONG, &Rights::Full, None).unwrap()).unwrap();
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        becomes(WRONG, 200).await;
+        assert_eq!(status(FULL).await, 401);
+        std::fs::write(&papers.tokens, "nonsense").unwrap();
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        // Two rounds through the daemon: it has seen the signal by then, or will with no other result.
+        for _ in 0..2 {
+            assert_eq!(status(WRONG).await, 200);
+        }
     });
 }

@@ -22,9 +22,12 @@ pub struct Events {
     /// Only of objects with this name
     #[arg(long)]
     name: Option<Name>,
-    /// Only of this type: created, updated, deleted, status, drift_repaired; may be repeated
+    /// Only of this type: created, updated, deleted, status, drift_repaired, audit; may be repeated
     #[arg(long = "type")]
     types: Vec<EventType>,
+    /// Only of what this caller asked for, as token:ci or uid:0
+    #[arg(long)]
+    actor: Option<String>,
 }
 
 const EVENTS_HELP: &str = "\
@@ -32,6 +35,7 @@ With -o json each event is one line.
 
 Example:
   netloom events --kind Attachment --name red0
+  netloom events --actor uid:0 --type audit
   netloom events -f -o json";
 
 impl Events {
@@ -45,8 +49,8 @@ impl Events {
     }
 
     async fn page(self, client: &Client, format: Format) -> Result<Outcome> {
-        let Events { follow: _, after, kinds, name, types } = self;
-        let mut query = EventQuery { after, page_size: Some(1000), kinds, name, types };
+        let Events { follow: _, after, kinds, name, types, actor } = self;
+        let mut query = EventQuery { after, page_size: Some(1000), kinds, name, types, actor };
         loop {
             let page = client.events(query.clone()).await?;
             page.items.iter().try_for_each(|event| show(event, format))?;
@@ -57,9 +61,9 @@ impl Events {
     }
 
     async fn follow(self, client: &Client, format: Format) -> Result<Outcome> {
-        let Events { follow: _, after, kinds, name, types } = self;
-        let mut events =
-            client.watch(WatchOptions { after, kinds, name, types, ..WatchOptions::default() }).await?;
+        let Events { follow: _, after, kinds, name, types, actor } = self;
+        let options = WatchOptions { after, kinds, name, types, actor, ..WatchOptions::default() };
+        let mut events = client.watch(options).await?;
         while let Some(event) = events.next().await {
             show(&event?, format)?;
         }

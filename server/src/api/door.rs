@@ -65,6 +65,8 @@ pub(super) struct Door {
     pub controller: Arc<Controller>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Objects in one apply.
+    objects_max: usize,
     ready: Arc<AtomicBool>,
 }
 
@@ -77,9 +79,9 @@ pub(super) struct Written<N: DoorNoun> {
 }
 
 impl Door {
-    pub(super) fn new(controller: Arc<Controller>, ready: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(controller: Arc<Controller>, objects_max: usize, ready: Arc<AtomicBool>) -> Self {
         let metrics = Metrics::new(&controller.version());
-        Self { controller, metrics, ready }
+        Self { controller, metrics, objects_max, ready }
     }
 
     /// Whether the first full pass is done.
@@ -111,6 +113,11 @@ impl Door {
         caller: &Caller,
     ) -> Result<ApplyResponse> {
         let ApplyRequest { objects, owner, prune, take_ownership, atomic, expect_revision } = request;
+        if objects.len() > self.objects_max {
+            let detail = format!("{} objects are more than {} at once", objects.len(), self.objects_max);
+            let error = Error::new(netloom_api::ErrorReason::TooLarge, detail).at("objects");
+            return Err(error.with("limit", self.objects_max));
+        }
         let put = |mut draft: AnyDraft| {
             let named = draft.owner_mut();
             *named = named.take().or_else(|| owner.clone());

@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::controller::Controller;
 
 /// Both doors in one router; `ready` tells when the first full pass is done.
-pub fn router(controller: Arc<Controller>, _config: &Config, ready: Arc<AtomicBool>) -> Router {
-    let door = door::Door::new(controller, ready);
+pub fn router(controller: Arc<Controller>, config: &Config, ready: Arc<AtomicBool>) -> Router {
+    let door = door::Door::new(controller, config.limits.objects, ready);
     listen::by_content_type(rest::router(door.clone()), grpc::router(door))
 }
 

@@ -1,9 +1,12 @@
 //! One error, said by both doors: problem+json (RFC 9457), or a gRPC status with the same facts in its details.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use netloom_api::ErrorReason;
 use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
@@ -11,6 +14,8 @@ use crate::error::Error;
 
 /// Who speaks, in the details of a gRPC status.
 const DOMAIN: &str = "netloom";
+/// When somebody who is too many may try again.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// What a REST handler refuses with. The answer is written where the request's id is known.
 #[derive(Debug)]
@@ -35,7 +40,11 @@ pub(super) fn response(error: &Error, request_id: &str) -> Response {
     let status =
         StatusCode::from_u16(error.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let content_type = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
-    (status, content_type, Json(error.to_problem(request_id))).into_response()
+    let mut response = (status, content_type, Json(error.to_problem(request_id))).into_response();
+    if error.reason == ErrorReason::TooManyRequests {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(COME_BACK.as_secs()));
+    }
+    response
 }
 
 /// The error as gRPC says it.
@@ -52,6 +61,9 @@ pub(super) fn status(error: Error) -> Status {
         let violation = PreconditionViolation::new(reason.as_str(), subject.trim_matches('/'), &*detail);
         details.set_precondition_failure(vec![violation]);
     }
+    if reason == ErrorReason::TooManyRequests {
+        details.set_retry_info(Some(COME_BACK));
+    }
     details.set_error_info(
         reason.as_str(),
         DOMAIN,
@@ -62,7 +74,7 @@ pub(super) fn status(error: Error) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use netloom_api::{ErrorReason, Kind};
+    use netloom_api::Kind;
 
     use super::*;
 

@@ -15,11 +15,11 @@ use crate::events::Start;
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller> {
     let caller = extensions.get::<auth::Caller>();
     let caller = caller.ok_or_else(|| Error::new(ErrorReason::Unauthenticated, "the caller is not known"))?;
-    let may_write = match caller.access {
-        auth::Access::Full => true,
-        auth::Access::Read => false,
-    };
-    Ok(Caller { actor: caller.actor.clone(), trace: trace(extensions).to_owned(), may_write })
+    Ok(Caller {
+        actor: caller.actor.clone(),
+        trace: trace(extensions).to_owned(),
+        rights: caller.rights.clone(),
+    })
 }
 
 /// The request's id in the log.

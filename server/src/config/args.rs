@@ -47,6 +47,9 @@ pub struct Settings {
     /// Private key of the certificate (PEM)
     #[arg(long, global = true, value_name = "FILE", env = "NETLOOM_TLS_KEY", hide_env_values = true)]
     pub tls_key: Option<PathBuf>,
+    /// Authority that signs certificates of clients (PEM), for lines of the token file that name them by `cn:`
+    #[arg(long, global = true, value_name = "FILE", env = "NETLOOM_CLIENT_CA", hide_env_values = true)]
+    pub client_ca: Option<PathBuf>,
     /// Who may call over TCP: lines made by `netloomd hash-token`
     #[arg(long, global = true, value_name = "FILE", env = "NETLOOM_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
@@ -91,8 +94,14 @@ pub enum Command {
         /// Who calls with this token; shown in the audit as `token:NAME`
         name: String,
         /// What the token allows
-        #[arg(long, value_enum, default_value_t = TokenAccess::Full)]
+        #[arg(long, value_enum, default_value_t = TokenAccess::Full, conflicts_with = "scope")]
         access: TokenAccess,
+        /// A part of all rights as VERBS:KINDS[@OWNER], e.g. read:* or write:attachments,links@ci; may be repeated
+        #[arg(long, value_name = "SCOPE")]
+        scope: Vec<String>,
+        /// When the token ceases to be good, e.g. 2027-01-31T00:00:00Z
+        #[arg(long, value_name = "TIME")]
+        expires: Option<netloom_api::Timestamp>,
     },
     /// Check flags, environment and configuration file, and say what is wrong
     CheckConfig,

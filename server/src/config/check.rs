@@ -24,7 +24,11 @@ const LONGEST_SOCKET_PATH: usize = 107;
 pub(super) fn resolve(flags: &Settings, file: File) -> Result<Config, ConfigError> {
     let mut check = Check::default();
     let base = Config::default();
-    let tls = check.tls(flags.tls_cert.clone().or(file.tls_cert), flags.tls_key.clone().or(file.tls_key));
+    let tls = check.tls(
+        flags.tls_cert.clone().or(file.tls_cert),
+        flags.tls_key.clone().or(file.tls_key),
+        flags.client_ca.clone().or(file.client_ca),
+    );
     let token_file = flags.token_file.clone().or(file.token_file).map(|path| check.path("token_file", path));
     let listen = flags.listen.clone().or(file.listen).unwrap_or_default();
     let (socket, read_socket) = check.sockets(
@@ -136,10 +140,17 @@ impl Check {
         }
     }
 
-    fn tls(&mut self, cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<TlsFiles> {
+    fn tls(
+        &mut self,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Option<TlsFiles> {
+        let client_ca = client_ca.map(|path| self.path("client_ca", path));
         match (cert, key) {
             (Some(cert), Some(key)) => {
-                Some(TlsFiles { cert: self.path("tls_cert", cert), key: self.path("tls_key", key) })
+                let (cert, key) = (self.path("tls_cert", cert), self.path("tls_key", key));
+                Some(TlsFiles { cert, key, client_ca })
             }
             (Some(cert), None) => {
                 self.fault("tls_cert", cert.display(), "has no key beside it", "set tls_key too");
@@ -149,7 +160,13 @@ impl Check {
                 self.fault("tls_key", key.display(), "has no certificate beside it", "set tls_cert too");
                 None
             }
-            (None, None) => None,
+            (None, None) => {
+                if let Some(path) = client_ca {
+                    let reason = "is of no use without TLS";
+                    self.fault("client_ca", path.display(), reason, "set tls_cert and tls_key too");
+                }
+                None
+            }
         }
     }
 
@@ -282,6 +299,21 @@ impl Check {
                 4..=65_536,
             ) as usize,
             streams: self.number("limits.streams", file.streams, base.streams.into(), 1..=1_000) as u32,
+            caller_requests: self.count(
+                "limits.caller_requests",
+                file.caller_requests,
+                base.caller_requests,
+                65_536,
+            ),
+            caller_streams: self.count(
+                "limits.caller_streams",
+                file.caller_streams,
+                base.caller_streams,
+                65_536,
+            ),
+            // Deeper than serde_json goes there is nothing to allow.
+            depth: self.count("limits.depth", file.depth, base.depth, 127),
+            objects: self.count("limits.objects", file.objects, base.objects, 1_000_000),
             header_timeout: self.period(
                 "limits.header_timeout",
                 file.header_timeout,
@@ -303,6 +335,10 @@ impl Check {
                 [0, hour],
             ),
         }
+    }
+
+    fn count(&mut self, key: &str, given: Option<u64>, base: usize, most: u64) -> usize {
+        self.number(key, given, base as u64, 1..=most) as usize
     }
 
     fn number(

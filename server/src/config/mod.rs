@@ -78,6 +78,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Private key.
     pub key: PathBuf,
+    /// Who signs certificates of clients that are known by their names.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -144,6 +146,14 @@ pub struct Limits {
     pub connections: usize,
     /// Concurrent requests on one HTTP/2 connection.
     pub streams: u32,
+    /// Requests of one caller at once; more stand in line as long as they may wait.
+    pub caller_requests: usize,
+    /// Streams (watches) of one caller at once.
+    pub caller_streams: usize,
+    /// How deep a JSON body may nest.
+    pub depth: usize,
+    /// Objects in one apply.
+    pub objects: usize,
     /// From connect, or from the first byte of a request, to the end of its header; covers the TLS handshake.
     pub header_timeout: Duration,
     /// From the end of the header to the end of the body.
@@ -253,6 +263,10 @@ impl Default for Limits {
             body: 1 << 20,
             connections: 256,
             streams: 100,
+            caller_requests: 256,
+            caller_streams: 256,
+            depth: 64,
+            objects: 10_000,
             header_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),

@@ -17,11 +17,11 @@ use crate::{
 const LOOKS_MAX: usize = 4;
 
 impl Controller {
-    /// Why a packet does not arrive, or that it does. A probe sends packets, which needs the right to write.
+    /// Why a packet does not arrive, or that it does. A probe sends packets, which needs full rights.
     pub async fn diagnose(&self, request: DiagnoseRequest, caller: &Caller) -> Result<DiagnoseResponse> {
         let wants_probe = request.probe == Some(true);
-        if wants_probe && !caller.may_write {
-            let detail = "a probe sends packets, which needs the right to write; ask without it";
+        if wants_probe && !caller.rights.is_full() {
+            let detail = "a probe sends packets, which needs full rights; ask without it";
             return Err(Error::new(ErrorReason::PermissionDenied, detail));
         }
         let (world, kernel) = (self.intent.committed(), self.kernel.clone());

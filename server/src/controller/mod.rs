@@ -4,6 +4,7 @@
 //! database, a host port, is claimed before it is written. A new object that the kernel refuses for good is withdrawn
 //! while its maker still waits; afterwards it stays, and its status says why it is not ready.
 
+mod audit;
 mod claims;
 mod diagnose;
 mod edit;
@@ -19,6 +20,7 @@ mod ports;
 mod prune;
 mod read;
 mod render;
+mod rights;
 mod routes;
 mod topology;
 mod turns;
@@ -51,12 +53,14 @@ use edit::{Context, Edit};
 use inside::{Inside, Questions};
 use turns::{Request, Turns};
 
+pub use audit::Denied;
 pub use edit::{Change, Delete, Fate, Patch, Terms, dependents};
 pub use intent::Intent;
 #[cfg(test)]
 pub(crate) use intent::without;
 pub use read::{Belongs, EventFilter, ListQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use render::Render;
+pub use rights::{Rights, Verb};
 
 /// How long a write waits when nothing is said.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(5);
@@ -72,8 +76,8 @@ pub struct Caller {
     pub actor: String,
     /// The request's id in the log.
     pub trace: String,
-    /// Whether it may do more than read.
-    pub may_write: bool,
+    /// What it may do.
+    pub rights: Rights,
 }
 
 /// What every write may ask for beside its changes.
@@ -121,6 +125,7 @@ pub struct Controller {
     forward_ports: RangeInclusive<u16>,
     api: Vec<std::net::IpAddr>,
     turns: Arc<Turns>,
+    ledger: Arc<audit::Ledger>,
 }
 
 impl Controller {
@@ -134,8 +139,8 @@ impl Controller {
         pools: Arc<[Pool]>,
         forward_ports: RangeInclusive<u16>,
     ) -> Self {
-        let (api, turns) = (Vec::new(), Arc::default());
-        Self { intent, board, around, kernel, waker, pools, forward_ports, api, turns }
+        let (api, turns, ledger) = (Vec::new(), Arc::default(), Arc::default());
+        Self { intent, board, around, kernel, waker, pools, forward_ports, api, turns, ledger }
     }
 
     /// Tells on which addresses the API listens: a route that would cut its callers off has to be forced.
@@ -143,15 +148,16 @@ impl Controller {
         Self { api, ..self }
     }
 
-    /// Makes the changes, all or none, and waits for the kernel as long as the options say.
-    pub async fn commit(
+    /// As `commit`, which keeps the audit.
+    async fn commit_or_plan(
         self: &Arc<Self>,
         changes: Vec<Change>,
         options: &WriteOptions,
         caller: &Caller,
     ) -> Result<Committed> {
+        caller.rights.check_targets(&self.intent.committed(), &changes)?;
         if options.dry_run {
-            return self.dry_run(changes, options).await;
+            return self.dry_run(changes, options, caller).await;
         }
         let request = Request::of(&changes, options, caller);
         let turn = match &request {
@@ -210,6 +216,7 @@ impl Controller {
             ports.undo(std::mem::take(&mut claimed));
             let edit = loop {
                 let edit = edit::edit(before, changes.to_vec(), &context)?;
+                caller.rights.check_edit(&edit)?;
                 match ports.claim(before, &edit) {
                     Ok(new) => {
                         claimed = new;
@@ -406,7 +413,7 @@ impl Controller {
             })
             .collect();
         let context = self.context(&[], &Terms::default(), false).await?;
-        let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into(), may_write: true };
+        let caller = Caller { actor: "netloom".into(), trace: "withdrawn".into(), rights: Rights::Full };
         let (undo, _) = self
             .intent
             .write(|before| {
@@ -445,10 +452,16 @@ impl Controller {
         now.or_else(was).or_else(before).map(|object| render::any(&object, world, &self.board))
     }
 
-    async fn dry_run(&self, changes: Vec<Change>, options: &WriteOptions) -> Result<Committed> {
+    async fn dry_run(
+        &self,
+        changes: Vec<Change>,
+        options: &WriteOptions,
+        caller: &Caller,
+    ) -> Result<Committed> {
         let context = self.context(&changes, &options.terms, options.force).await?;
         let before = self.intent.committed();
         let edit = edit::edit(&before, changes, &context)?;
+        caller.rights.check_edit(&edit)?;
         let mut scope = Scope::default();
         for object in &edit.puts {
             scope.join(scope_of(&before, object.kind(), &object.meta().name));

@@ -9,7 +9,7 @@ use netloom_api::{
 };
 
 use super::{
-    Controller,
+    Controller, Rights, Verb,
     render::{self, Render},
 };
 use crate::{
@@ -51,6 +51,8 @@ pub struct EventFilter {
     pub types: Vec<EventType>,
     /// Only of objects with this name.
     pub name: Option<Name>,
+    /// Only of what this caller asked for.
+    pub actor: Option<String>,
 }
 
 impl EventFilter {
@@ -59,6 +61,7 @@ impl EventFilter {
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && (self.types.is_empty() || self.types.contains(&event.type_))
             && self.name.as_ref().is_none_or(|name| *name == event.name)
+            && (self.actor.is_none() || self.actor == event.actor)
     }
 }
 
@@ -71,15 +74,22 @@ pub trait Belongs: WorldNoun {
 }
 
 impl Controller {
-    /// One object.
-    pub fn get<N: Render>(&self, name: &Name) -> Result<Object<N>> {
+    /// One object; what the rights do not show is not there.
+    pub fn get<N: Render>(&self, name: &Name, rights: &Rights) -> Result<Object<N>> {
         let world = self.intent.committed();
-        let object = world.get::<N>(name).ok_or_else(|| Error::not_found(N::KIND, name))?;
+        let shown = |object: &&std::sync::Arc<Stored<N>>| {
+            rights.allow(Verb::Read, N::KIND, object.meta.owner.as_ref())
+        };
+        let object = world.get::<N>(name).filter(shown).ok_or_else(|| Error::not_found(N::KIND, name))?;
         Ok(render::object(object, &world, &self.board))
     }
 
-    /// A page of objects in the order of their names.
-    pub fn list<N: Render + Belongs>(&self, query: &ListQuery) -> Result<ListPage<Object<N>>> {
+    /// A page of objects in the order of their names, of those that the rights show.
+    pub fn list<N: Render + Belongs>(
+        &self,
+        query: &ListQuery,
+        rights: &Rights,
+    ) -> Result<ListPage<Object<N>>> {
         let size = page_size(query.page_size)?;
         let after = query.page_token.as_deref().map(token_name).transpose()?;
         let Snapshot { world, seq, .. } = self.intent.store().snapshot();
@@ -87,7 +97,8 @@ impl Controller {
             let of = |wanted: &Option<Name>, has: &[&Name]| {
                 wanted.as_ref().is_none_or(|wanted| has.contains(&wanted))
             };
-            query.owner.as_ref().is_none_or(|owner| object.meta.owner.as_ref() == Some(owner))
+            rights.allow(Verb::Read, N::KIND, object.meta.owner.as_ref())
+                && query.owner.as_ref().is_none_or(|owner| object.meta.owner.as_ref() == Some(owner))
                 && object.meta.labels.contain(&query.labels)
                 && of(&query.namespace, &N::namespaces(object, &world))
                 && of(&query.network, N::network(object, &world).as_slice())
@@ -152,7 +163,7 @@ impl Controller {
         let stack = if name.as_str() == "host" {
             Stack::Host
         } else {
-            self.get::<Namespace>(name)?;
+            self.get::<Namespace>(name, &Rights::Full)?;
             Stack::Namespace(name.clone())
         };
         let kernel = self.kernel.clone();

@@ -12,7 +12,7 @@ use netloom_api::{AnyDraft, Attachment, Link, Namespace, Network, Object, Protoc
 
 use super::document::{Expectation, Expected, LabSpec};
 use crate::{
-    controller::{Controller, ListQuery, PAGE_MAX},
+    controller::{Controller, ListQuery, PAGE_MAX, Rights},
     kernel::{
         echo::{EchoServer, serve_tcp, serve_udp},
         lan::Lan,
@@ -88,12 +88,12 @@ impl Line {
 impl Matrix {
     pub(super) fn of(controller: &Controller, spec: &LabSpec, lan: Option<&Lan>) -> anyhow::Result<Self> {
         let everything = ListQuery { page_size: Some(PAGE_MAX), ..ListQuery::default() };
-        let attachments = controller.list::<Attachment>(&everything)?.items;
-        let networks = controller.list::<Network>(&everything)?.items;
-        let links = controller.list::<Link>(&everything)?.items;
+        let attachments = controller.list::<Attachment>(&everything, &Rights::Full)?.items;
+        let networks = controller.list::<Network>(&everything, &Rights::Full)?.items;
+        let links = controller.list::<Link>(&everything, &Rights::Full)?.items;
         let mut places = BTreeMap::new();
         let mut gateways: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-        for namespace in controller.list::<Namespace>(&everything)?.items {
+        for namespace in controller.list::<Namespace>(&everything, &Rights::Full)?.items {
             let name = namespace.meta.name;
             let mine = || attachments.iter().filter(|attachment| attachment.spec.namespace == name);
             let addresses =

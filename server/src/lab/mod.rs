@@ -120,7 +120,7 @@ async fn apply(daemon: &Daemon, documents: Files) -> anyhow::Result<()> {
         return Ok(());
     }
     let options = WriteOptions { wait: APPLY_WITHIN, ..WriteOptions::default() };
-    let caller = Caller { actor: "lab".into(), trace: "lab".into(), may_write: true };
+    let caller = Caller { actor: "lab".into(), trace: "lab".into(), rights: crate::controller::Rights::Full };
     let committed = daemon.controller.commit(changes, &options, &caller).await.map_err(|error| {
         let mut text = error.detail.clone();
         for violation in &error.violations {

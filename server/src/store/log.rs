@@ -31,8 +31,8 @@ pub(super) async fn events(
     const SQL: &str = "SELECT * FROM events WHERE seq > ? AND seq <= ? \
         AND (? IS NULL OR kind IN (SELECT value FROM json_each(?))) \
         AND (? IS NULL OR type IN (SELECT value FROM json_each(?))) \
-        AND (? IS NULL OR name = ?) ORDER BY seq LIMIT ?";
-    let EventQuery { after, until, kinds, types, name, limit } = query;
+        AND (? IS NULL OR name = ?) AND (? IS NULL OR actor = ?) ORDER BY seq LIMIT ?";
+    let EventQuery { after, until, kinds, types, name, actor, limit } = query;
     let after = after.unwrap_or(0);
     let until = until.map_or(seq, |until| until.min(seq));
     let limit = (*limit).clamp(1, PAGE_EVENTS);
@@ -41,7 +41,7 @@ pub(super) async fn events(
     let query = sqlx::query(SQL).bind(after).bind(until);
     read()?;
     let query = query.bind(&kinds).bind(&kinds).bind(&types).bind(&types).bind(name).bind(name);
-    let rows = query.bind(limit).fetch_all(readers).await?;
+    let rows = query.bind(actor).bind(actor).bind(limit).fetch_all(readers).await?;
     let items = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
     // A full page ends with its last event. Otherwise all up to the end has been looked at.
     let full = items.len() == limit as usize;

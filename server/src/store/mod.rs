@@ -162,6 +162,8 @@ pub struct EventQuery {
     pub types: Vec<EventType>,
     /// Of objects of this name.
     pub name: Option<Name>,
+    /// What this caller asked for.
+    pub actor: Option<String>,
     /// At most so many; 1 000 is the most.
     pub limit: u32,
 }

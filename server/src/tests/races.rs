@@ -24,7 +24,8 @@ use crate::{
 };
 
 async fn write(controller: &Arc<Controller>, changes: Vec<Change>) {
-    let caller = Caller { actor: "race".into(), trace: "race".into(), may_write: true };
+    let caller =
+        Caller { actor: "race".into(), trace: "race".into(), rights: crate::controller::Rights::Full };
     let options = WriteOptions { wait: Duration::from_secs(20), ..WriteOptions::default() };
     controller.commit(changes, &options, &caller).await.unwrap();
 }

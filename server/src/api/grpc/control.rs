@@ -93,8 +93,8 @@ impl pb::control_service_server::ControlService for Door {
         request: Request<pb::WatchEventsRequest>,
     ) -> Answer<Self::WatchEventsStream> {
         let follower = async {
-            let pb::WatchEventsRequest { after, kinds, name, types, initial } = request.into_inner();
-            let filter = event_filter(&kinds, name, &types)?;
+            let pb::WatchEventsRequest { after, kinds, name, types, initial, actor } = request.into_inner();
+            let filter = event_filter(&kinds, name, &types, actor)?;
             Follower::begin(self.controller.clone(), filter, words::start(after, initial)?).await
         };
         let counted = self.metrics.follows();
@@ -144,14 +144,20 @@ fn allocation_query(request: pb::ListAllocationsRequest) -> Result<ListQuery> {
 }
 
 fn event_query(request: pb::ListEventsRequest) -> Result<EventQuery> {
-    let pb::ListEventsRequest { after, page_size, kinds, name, types } = request;
-    let EventFilter { kinds, types, name } = event_filter(&kinds, name, &types)?;
+    let pb::ListEventsRequest { after, page_size, kinds, name, types, actor } = request;
+    let EventFilter { kinds, types, name, actor } = event_filter(&kinds, name, &types, actor)?;
     let size = page_size.map(|size| words::page_size(size.into())).transpose()?.unwrap_or(PAGE_DEFAULT);
     let after = after.map(|seq| words::position(seq, "after")).transpose()?;
     let limit = u32::try_from(size).unwrap_or(u32::MAX);
-    Ok(EventQuery { after, until: None, kinds, types, name, limit })
+    Ok(EventQuery { after, until: None, kinds, types, name, actor, limit })
 }
 
-fn event_filter(kinds: &[String], name: Option<String>, types: &[String]) -> Result<EventFilter> {
-    Ok(EventFilter { kinds: each(kinds, "kinds")?, types: each(types, "types")?, name: maybe(name, "name")? })
+fn event_filter(
+    kinds: &[String],
+    name: Option<String>,
+    types: &[String],
+    actor: Option<String>,
+) -> Result<EventFilter> {
+    let (kinds, types) = (each(kinds, "kinds")?, each(types, "types")?);
+    Ok(EventFilter { kinds, types, name: maybe(name, "name")?, actor })
 }

@@ -10,7 +10,7 @@ use tonic::{Request, async_trait};
 use super::{Answer, answer, etag, mask, maybe, open, options, sent};
 use crate::api::door::{Door, DoorNoun};
 use crate::api::words;
-use crate::controller::{Change, Delete, ListQuery, Patch};
+use crate::controller::{Caller, Change, Delete, ListQuery, Patch};
 use crate::error::Result;
 
 /// The services of all nouns.
@@ -58,8 +58,8 @@ impl Listing {
     }
 }
 
-fn get<N: DoorNoun>(door: &Door, name: &str) -> Result<Object<N>> {
-    door.controller.get::<N>(&words::parsed::<Name>(name, "name")?)
+fn get<N: DoorNoun>(door: &Door, name: &str, caller: &Caller) -> Result<Object<N>> {
+    door.controller.get::<N>(&words::parsed::<Name>(name, "name")?, &caller.rights)
 }
 
 /// Implements the service of one noun.
@@ -75,9 +75,11 @@ macro_rules! service {
         #[async_trait]
         impl pb::$module::$service for Door {
             async fn $list(&self, request: Request<pb::$list_request>) -> Answer<pb::$list_response> {
-                let pb::$list_request { page_size, page_token, owner, labels, $($filter,)* } = request.into_inner();
-                let listing = Listing { page_size, page_token, owner, labels, $($filter,)* $($not: None,)* };
-                let page = listing.read().and_then(|query| self.controller.list::<$noun>(&query));
+                let page = open(request).and_then(|(caller, request)| {
+                    let pb::$list_request { page_size, page_token, owner, labels, $($filter,)* } = request;
+                    let listing = Listing { page_size, page_token, owner, labels, $($filter,)* $($not: None,)* };
+                    self.controller.list::<$noun>(&listing.read()?, &caller.rights)
+                });
                 answer(page.map(|page| pb::$list_response {
                     items: page.items.iter().map(Object::to_pb).collect(),
                     next_page_token: page.next_page_token.unwrap_or_default(),
@@ -86,8 +88,11 @@ macro_rules! service {
             }
 
             async fn $get(&self, request: Request<pb::$get_request>) -> Answer<pb::$noun> {
-                let pb::$get_request { name } = request.into_inner();
-                answer(get::<$noun>(self, &name).map(|object| object.to_pb()))
+                let object = open(request).and_then(|(caller, request)| {
+                    let pb::$get_request { name } = request;
+                    get::<$noun>(self, &name, &caller)
+                });
+                answer(object.map(|object| object.to_pb()))
             }
 
             async fn $create(&self, request: Request<pb::$create_request>) -> Answer<pb::$noun> {

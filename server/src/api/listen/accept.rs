@@ -12,11 +12,11 @@ use nix::errno::Errno;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::connection::{self, Host};
-use super::rim::{Gate, Peer, Rim};
+use super::papers::{Gate, Handshake, Tls};
+use super::rim::{Audit, Peer, Rim};
 use super::seats::Seats;
 use super::shutdown::Shutdown;
 use super::unix::SocketFile;
@@ -29,24 +29,14 @@ use crate::config::Limits;
 pub(super) enum Socket {
     /// The kernel says who calls. The file goes when the listener goes.
     Unix { listener: UnixListener, access: Access, _file: SocketFile },
-    /// A token says who calls.
-    Tcp { listener: TcpListener, tls: Option<Tls>, gate: Arc<Gate> },
-}
-
-/// `TlsAcceptor` has no `Debug`.
-#[derive(Clone)]
-pub(super) struct Tls(pub(super) TlsAcceptor);
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tls")
-    }
+    /// A token or a certificate says who calls.
+    Tcp { listener: TcpListener, tls: Option<Arc<Tls>>, gate: Arc<Gate> },
 }
 
 /// An accepted stream and who is at its end.
 enum Accepted {
     Unix(tokio::net::UnixStream, Peer),
-    Tcp(tokio::net::TcpStream, Option<TlsAcceptor>, Peer),
+    Tcp(tokio::net::TcpStream, Option<Handshake>, Peer),
 }
 
 impl Socket {
@@ -74,8 +64,8 @@ impl Socket {
                 let (stream, from) = listener.accept().await?;
                 stream.set_nodelay(true).map_err(gone)?;
                 let to = stream.local_addr().map_err(gone)?.ip();
-                let peer = Peer::Remote { gate: gate.clone(), from, to };
-                Ok(Accepted::Tcp(stream, tls.as_ref().map(|tls| tls.0.clone()), peer))
+                let peer = Peer::Remote { gate: gate.clone(), from, to, certificate: None };
+                Ok(Accepted::Tcp(stream, tls.as_ref().map(|tls| tls.handshake()), peer))
             }
         }
     }
@@ -91,12 +81,13 @@ pub(super) async fn serve(
     listeners: Vec<Listener>,
     router: Router,
     limits: Limits,
+    audit: Audit,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
     let (trigger, begun) = Shutdown::new();
     let host = Arc::new(Host {
         builder: connection::builder(&limits),
-        rim: Rim::new(router, limits, begun.clone()),
+        rim: Rim::new(router, limits, audit, begun.clone()),
         limits,
         shutdown: begun,
     });

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use super::pulse::Busy;
+use super::quota::Share;
 use super::refusal::Refusal;
 use super::shutdown::Shutdown;
 
@@ -63,6 +64,27 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Refusal> {
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
+/// Whether JSON nests deeper than so much; what is no JSON is left to its reader.
+pub(super) fn is_too_deep(json: &[u8], limit: usize) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 async fn discard(body: &mut Incoming) {
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -94,6 +116,7 @@ pub(super) struct Reply {
     kind: Kind,
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     shutdown: Shutdown,
+    _share: Option<Share>,
     _busy: Busy,
 }
 
@@ -133,8 +156,8 @@ fn content_type(headers: &HeaderMap) -> &[u8] {
 }
 
 impl Reply {
-    pub(super) fn wrap(body: Body, kind: Kind, shutdown: Shutdown, busy: Busy) -> Body {
-        Body::new(Reply { body, kind, stop: None, shutdown, _busy: busy })
+    pub(super) fn wrap(body: Body, kind: Kind, shutdown: Shutdown, share: Option<Share>, busy: Busy) -> Body {
+        Body::new(Reply { body, kind, stop: None, shutdown, _share: share, _busy: busy })
     }
 
     /// How a stream ends that would go on.
@@ -187,5 +210,19 @@ impl HttpBody for Reply {
 
     fn size_hint(&self) -> SizeHint {
         HttpBody::size_hint(&self.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_that_of_objects_and_lists_and_not_of_text() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!is_too_deep(nested(64).as_bytes(), 64) && is_too_deep(nested(65).as_bytes(), 64));
+        assert!(!is_too_deep(format!("[{},{}]", nested(63), nested(63)).as_bytes(), 64));
+        assert!(!is_too_deep(br#"{"a": "[[[\"[[[", "b": "\\\"{{{"}"#, 1));
+        assert!(is_too_deep(br#"{"a": "\\", "b": {}}"#, 1));
     }
 }

@@ -10,9 +10,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::time::{Instant, sleep_until};
-use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::papers::Handshake;
 use super::pulse::{Pulse, Stream, Verdict, Watched};
 use super::rim::{Peer, Rim};
 use super::seats::Pressure;
@@ -49,16 +49,20 @@ pub(super) struct Host {
 pub(super) async fn run(
     host: Arc<Host>,
     stream: impl Stream + 'static,
-    tls: Option<TlsAcceptor>,
-    peer: Peer,
+    tls: Option<Handshake>,
+    mut peer: Peer,
     mut pressure: Pressure,
 ) {
     let pulse = Pulse::new(peer.is_known());
     let stream: Box<dyn Stream> = match tls {
         None => Box::new(stream),
         Some(tls) => tokio::select! {
-            shaken = tls.accept(stream) => match shaken {
-                Ok(stream) => Box::new(stream),
+            shaken = tls.acceptor.accept(stream) => match shaken {
+                Ok(stream) => {
+                    let chain = stream.get_ref().1.peer_certificates();
+                    peer.shows(chain.and_then(|chain| tls.clients.read(chain)));
+                    Box::new(stream)
+                }
                 Err(error) => return debug!(%peer, %error, "TLS handshake failed"),
             },
             verdict = overdue(&pulse, &host.limits, &mut pressure) => {

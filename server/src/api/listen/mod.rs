@@ -4,6 +4,7 @@
 //!
 //! - A client that is slow, silent or hostile costs a bounded share: header, body, idle and write time-outs, a bounded
 //!   number of connections, of streams and of resets, a bounded body. Half-open connections give way to live ones.
+//! - One caller has so many requests and streams at once; more stand in line, and then are told to come back.
 //! - The last quarter of the connections is kept for the main unix socket, so that no stranger shuts root out.
 //! - A handler sees a request only with a [`Caller`](super::auth::Caller) that may make it (or an open one), its whole
 //!   body within the limit, and a [`RequestId`]; no handler has to ask for any of it.
@@ -15,8 +16,11 @@
 
 mod accept;
 mod body;
+mod clients;
 mod connection;
+mod papers;
 mod pulse;
+mod quota;
 mod refusal;
 mod rim;
 mod seats;
@@ -32,10 +36,11 @@ use axum::Router;
 use axum::extract::Request;
 use tower::ServiceExt as _;
 
-use super::auth::{Access, TokenError, Tokens};
+use super::auth::{Access, CallersError};
 use crate::config::{Config, Limits};
 
-pub use rim::RequestId;
+pub use papers::Papers;
+pub use rim::{Audit, RequestId};
 pub use shutdown::Shutdown;
 
 /// A bound socket with the rules of its door.
@@ -98,7 +103,7 @@ pub enum ListenError {
     },
     /// The token file cannot be used.
     #[error(transparent)]
-    Tokens(#[from] TokenError),
+    Callers(#[from] CallersError),
 }
 
 impl Listener {
@@ -108,20 +113,29 @@ impl Listener {
     }
 }
 
-/// Opens every listener that `config` names, or none. The main unix socket comes first, then `read.sock`, then TCP.
-pub fn open(config: &Config) -> Result<Vec<Listener>, ListenError> {
+/// Every listener that a configuration names, and what the TCP ones ask for.
+#[derive(Debug)]
+pub struct Opened {
+    /// The main unix socket comes first, then `read.sock`, then TCP.
+    pub listeners: Vec<Listener>,
+    /// None without TCP.
+    pub papers: Option<Arc<Papers>>,
+}
+
+/// Opens every listener that `config` names, or none.
+pub fn open(config: &Config) -> Result<Opened, ListenError> {
     let mut listeners =
         vec![unix::open(&config.socket, Access::Full)?, unix::open(&config.read_socket, Access::Read)?];
     if config.listen.is_empty() {
-        return Ok(listeners);
+        return Ok(Opened { listeners, papers: None });
     }
-    let tokens = config.token_file.as_deref().map(Tokens::load).transpose()?;
-    let gate = tokens.map(|tokens| Arc::new(rim::Gate::new(tokens, &config.allowed_hosts)));
-    let tls = config.tls.as_ref().map(tcp::tls).transpose()?;
+    let papers = Papers::load(config)?.map(Arc::new);
+    let (tls, gate) =
+        (papers.as_ref().and_then(|papers| papers.tls()), papers.as_ref().map(|papers| papers.gate()));
     for &address in &config.listen {
         listeners.push(tcp::open(address, tls.clone(), gate.clone())?);
     }
-    Ok(listeners)
+    Ok(Opened { listeners, papers })
 }
 
 /// One router of two: gRPC calls go to `grpc`, all others to `rest`, so that each kind of client gets its own kind of
@@ -139,9 +153,10 @@ pub async fn serve(
     listeners: Vec<Listener>,
     router: Router,
     limits: Limits,
+    audit: Audit,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    accept::serve(listeners, router, limits, shutdown).await
+    accept::serve(listeners, router, limits, audit, shutdown).await
 }
 
 #[cfg(test)]

@@ -14,8 +14,17 @@ use crate::error::Error;
 pub(super) enum Refusal {
     /// No token, or one that is not known. Which of both is nobody's business.
     Unauthenticated,
-    /// The caller may only read.
-    ReadOnly,
+    /// The caller may not make such a call.
+    Access,
+    /// So many requests, or streams, of this caller go on already.
+    TooMany {
+        /// How many.
+        limit: usize,
+        /// Whether they are streams.
+        stream: bool,
+    },
+    /// The body nests deeper than so much.
+    TooDeep(usize),
     /// The request was meant for another host: DNS rebinding, or a name that is not configured.
     Host,
     /// A web page sent it.
@@ -46,7 +55,12 @@ impl Refusal {
             Refusal::TooLarge(_) | Refusal::Stalled | Refusal::Broken => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Refusal::ReadOnly | Refusal::Host | Refusal::Origin | Refusal::Internal => {}
+            Refusal::Access
+            | Refusal::TooMany { .. }
+            | Refusal::TooDeep(_)
+            | Refusal::Host
+            | Refusal::Origin
+            | Refusal::Internal => {}
         }
         response
     }
@@ -56,14 +70,24 @@ impl Refusal {
         problem::status(self.error())
     }
 
-    fn error(&self) -> Error {
+    /// What both doors say.
+    pub(super) fn error(&self) -> Error {
         let denied = |guard, detail| Error::new(ErrorReason::PermissionDenied, detail).with("guard", guard);
         match self {
-            Refusal::Unauthenticated => {
-                Error::new(ErrorReason::Unauthenticated, "a bearer token of this daemon is needed")
+            Refusal::Unauthenticated => Error::new(
+                ErrorReason::Unauthenticated,
+                "a bearer token or a client certificate of this daemon is needed",
+            ),
+            Refusal::Access => denied("access", "this caller may not make calls of this sort"),
+            Refusal::TooMany { limit, stream } => {
+                let what = if *stream { "streams" } else { "requests" };
+                let detail =
+                    format!("{limit} {what} of this caller go on already; try again when one has ended");
+                Error::new(ErrorReason::TooManyRequests, detail).with("limit", limit)
             }
-            Refusal::ReadOnly => {
-                denied("access", "this caller may read, and the call is not one that only reads")
+            Refusal::TooDeep(limit) => {
+                let detail = format!("the body nests deeper than {limit} objects and lists");
+                Error::new(ErrorReason::Malformed, detail).with("limit", limit)
             }
             Refusal::Host => {
                 denied("host", "the host of the request is not one of this listener; allowed_host adds names")

@@ -1,16 +1,16 @@
-//! What every request passes, in this order: its id, where it comes from, who sends it, whether that caller may, its
-//! body. Then the router.
+//! What every request passes, in this order: its id, where it comes from, who sends it, whether that caller may, a share
+//! of what the caller may have at once, its body. Then the router. Writes that are refused here are told to the audit.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::header::{EXPECT, HOST, ORIGIN};
-use axum::http::uri::Authority;
+use axum::http::header::{EXPECT, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use axum::response::Response;
 use futures_util::FutureExt as _;
@@ -22,11 +22,15 @@ use tracing::{Instrument as _, Span, debug, error, info_span};
 use uuid::Uuid;
 
 use super::body::{self, Kind, Reply};
+use super::papers::Gate;
 use super::pulse::{Busy, Pulse};
+use super::quota::{Quotas, Share};
 use super::refusal::Refusal;
 use super::shutdown::Shutdown;
-use crate::api::auth::{Access, Caller, Tokens, bearer, is_open, is_read};
+use crate::api::auth::{Access, Caller, Certificate, is_open, is_read, is_stream};
+use crate::api::words;
 use crate::config::Limits;
+use crate::controller::{Denied, WAIT_DEFAULT};
 
 /// The id of a request: the caller's own if it is sane, else a new UUIDv7. An extension of every request, a header of
 /// every answer.
@@ -51,66 +55,36 @@ impl RequestId {
     }
 }
 
-/// What a TCP listener asks for.
-#[derive(Debug)]
-pub(super) struct Gate {
-    tokens: Tokens,
-    hosts: Vec<String>,
-}
-
 /// Who is at the other end of a connection, as far as the connection itself tells.
 #[derive(Debug)]
 pub(super) enum Peer {
     /// A process of this host.
     Local(Caller),
-    /// Whoever has a token.
-    Remote { gate: Arc<Gate>, from: SocketAddr, to: IpAddr },
+    /// Whoever has a token, or the key of a certificate.
+    Remote { gate: Arc<Gate>, from: SocketAddr, to: IpAddr, certificate: Option<Certificate> },
 }
 
 /// What stands before the router.
 pub(super) struct Rim {
     router: Router,
     limits: Limits,
+    quotas: Arc<Quotas>,
+    audit: Audit,
     shutdown: Shutdown,
 }
+
+/// Is told of writes that are refused before a handler sees them.
+pub type Audit = Arc<dyn Fn(Denied) + Send + Sync>;
 
 /// Whether a request speaks gRPC; all others speak REST.
 pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && body::is_grpc(request.headers())
 }
 
-impl Gate {
-    pub(super) fn new(tokens: Tokens, hosts: &[String]) -> Self {
-        Gate { tokens, hosts: hosts.to_vec() }
-    }
-
-    fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
-        self.tokens.caller(bearer(headers)?)
-    }
-
-    /// Every name that the request gives has to be ours: a loopback name, the address that was connected to, or one
-    /// that is configured. A page that rebound its own name to our address says that name.
-    fn is_addressed(&self, uri: &Uri, headers: &HeaderMap, to: IpAddr) -> bool {
-        let mut named =
-            headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok()).peekable();
-        if uri.authority().is_none() && named.peek().is_none() {
-            return false;
-        }
-        let known = |authority: &Authority| {
-            let host = authority.host().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
-            let address = host.parse::<IpAddr>().map(|ip| ip.to_canonical());
-            host == "localhost"
-                || address.is_ok_and(|ip| ip.is_loopback() || ip == to.to_canonical())
-                || self.hosts.contains(&host)
-        };
-        uri.authority().is_none_or(known) && named.all(|host| host.as_ref().is_some_and(known))
-    }
-}
-
 impl Peer {
     /// A process with this uid, at a unix socket that gives this access.
     pub(super) fn local(uid: u32, access: Access) -> Self {
-        Peer::Local(Caller { actor: format!("uid:{uid}"), access })
+        Peer::Local(Caller { actor: format!("uid:{uid}"), rights: access.into() })
     }
 
     /// Whether it is known who calls before the first request.
@@ -118,10 +92,18 @@ impl Peer {
         matches!(self, Peer::Local(_))
     }
 
+    /// The certificate that its handshake showed.
+    pub(super) fn shows(&mut self, shown: Option<Certificate>) {
+        match self {
+            Peer::Local(_) => {}
+            Peer::Remote { certificate, .. } => *certificate = shown,
+        }
+    }
+
     fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
         match self {
             Peer::Local(caller) => Some(caller.clone()),
-            Peer::Remote { gate, .. } => gate.caller(headers),
+            Peer::Remote { gate, certificate, .. } => gate.caller(headers, certificate.as_ref()),
         }
     }
 
@@ -138,9 +120,10 @@ impl Peer {
 }
 
 impl Rim {
-    pub(super) fn new(router: Router, limits: Limits, shutdown: Shutdown) -> Self {
+    pub(super) fn new(router: Router, limits: Limits, audit: Audit, shutdown: Shutdown) -> Self {
         // axum's own limit would hold in extractors only, and at another size.
-        Rim { router: router.layer(DefaultBodyLimit::disable()), limits, shutdown }
+        let router = router.layer(DefaultBodyLimit::disable());
+        Rim { router, limits, quotas: Quotas::new(limits), audit, shutdown }
     }
 
     /// Answers a request; `busy` is held until the answer is sent.
@@ -160,47 +143,69 @@ impl Rim {
             method = %request.method(),
             path = request.uri().path(),
         );
-        let outcome = self.pass(peer, pulse, &id, request, grpc).instrument(span).await;
-        let mut response = outcome.unwrap_or_else(|refusal| {
+        let call = Call { id, what: format!("{} {}", request.method(), request.uri().path()), grpc };
+        let writes = !is_read(request.method(), request.uri().path(), grpc);
+        let mut actor = None;
+        let outcome = self.pass(peer, pulse, &call, request, &mut actor).instrument(span).await;
+        let (mut response, share) = outcome.unwrap_or_else(|refusal| {
             // Strangers could fill the log: at debug level only.
-            debug!(%peer, request_id = id.as_str(), ?refusal, "request refused");
-            refusal.answer(grpc, id.as_str())
+            debug!(%peer, request_id = call.id.as_str(), ?refusal, "request refused");
+            if writes {
+                self.tell(peer, &call, actor, &refusal);
+            }
+            (refusal.answer(grpc, call.id.as_str()), None)
         });
-        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        if let Ok(id) = HeaderValue::from_str(call.id.as_str()) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
         let kind = Kind::of(response.headers());
-        response.map(|body| Reply::wrap(body, kind, self.shutdown.clone(), busy))
+        response.map(|body| Reply::wrap(body, kind, self.shutdown.clone(), share, busy))
     }
 
     async fn pass(
         &self,
         peer: &Peer,
         pulse: &Pulse,
-        id: &RequestId,
+        call: &Call,
         request: Request<Incoming>,
-        grpc: bool,
-    ) -> Result<Response, Refusal> {
+        actor: &mut Option<String>,
+    ) -> Result<(Response, Option<Share>), Refusal> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         peer.came_by_itself(uri, headers)?;
         let caller = peer.caller(headers);
         if let Some(caller) = &caller {
             pulse.known();
             Span::current().record("actor", caller.actor.as_str());
-            if caller.access == Access::Read && !is_read(method, uri.path(), grpc) {
-                return Err(Refusal::ReadOnly);
+            *actor = Some(caller.actor.clone());
+            if !caller.rights.may_call(method, uri.path(), call.grpc)
+                && !is_open(method, uri.path(), call.grpc)
+            {
+                return Err(Refusal::Access);
             }
-        } else if !is_open(method, uri.path(), grpc) {
+        } else if !is_open(method, uri.path(), call.grpc) {
             return Err(Refusal::Unauthenticated);
         }
-        let mut request = self.with_body(request, grpc).await?;
+        let stream = is_stream(uri.path(), headers, call.grpc);
+        let name = actor.as_deref().unwrap_or_default();
+        let share = self.quotas.take(name, stream, patience(uri, headers)).await?;
+        let mut request = self.with_body(request, call.grpc).await?;
         let extensions = request.extensions_mut();
-        extensions.insert(id.clone());
+        extensions.insert(call.id.clone());
         extensions.insert(self.shutdown.clone());
         if let Some(caller) = caller {
             extensions.insert(caller);
         }
-        self.handle(request).await
+        Ok((self.handle(request).await?, Some(share)))
+    }
+
+    fn tell(&self, peer: &Peer, call: &Call, actor: Option<String>, refusal: &Refusal) {
+        (self.audit)(Denied {
+            known: actor.is_some(),
+            actor: actor.unwrap_or_else(|| peer.to_string()),
+            request_id: call.id.as_str().to_owned(),
+            what: call.what.clone(),
+            error: refusal.error(),
+        });
     }
 
     /// The same request with its body within the limits.
@@ -216,7 +221,11 @@ impl Rim {
             // Over HTTP/2 an early answer does no harm, and who expects to be asked has sent nothing yet.
             let discard = parts.version < Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
             let end = Instant::now() + self.limits.body_timeout;
-            Body::from(body::whole(body, limit, end, discard).await?)
+            let whole = body::whole(body, limit, end, discard).await?;
+            if !grpc && body::is_too_deep(&whole, self.limits.depth) {
+                return Err(Refusal::TooDeep(self.limits.depth));
+            }
+            Body::from(whole)
         };
         Ok(Request::from_parts(parts, body))
     }
@@ -231,6 +240,38 @@ impl Rim {
                 Err(Refusal::Internal)
             }
         }
+    }
+}
+
+/// A request as it is told of.
+struct Call {
+    id: RequestId,
+    what: String,
+    grpc: bool,
+}
+
+/// How long a request stands in line for its share: as long as it says that it may wait, or its caller does.
+fn patience(uri: &Uri, headers: &HeaderMap) -> Duration {
+    let said = uri.query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("wait=")));
+    let wait = said.and_then(|text| text.parse().ok()).and_then(|span| words::wait(Some(span)).ok());
+    let wait = wait.unwrap_or(WAIT_DEFAULT);
+    // A little before its caller gives up, so that the reason arrives.
+    grpc_timeout(headers).map_or(wait, |timeout| (timeout * 3 / 4).min(wait))
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
     }
 }
 

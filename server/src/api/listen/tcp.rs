@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::accept::{Socket, Tls};
-use super::rim::Gate;
+use super::accept::Socket;
+use super::clients::Clients;
+use super::papers::{Gate, Handshake, Tls};
 use super::unix::BACKLOG;
 use super::{ListenError, Listener};
 use crate::config::TlsFiles;
@@ -22,7 +25,7 @@ use crate::config::TlsFiles;
 /// Listens on `address`. The configuration was checked already; this is where it would hurt, so it is checked again.
 pub(super) fn open(
     address: SocketAddr,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     gate: Option<Arc<Gate>>,
 ) -> Result<Listener, ListenError> {
     let Some(gate) = gate else {
@@ -43,27 +46,47 @@ fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
     socket.listen(BACKLOG.unsigned_abs())
 }
 
-/// Loads certificate and key: TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1.
-pub(super) fn tls(files: &TlsFiles) -> Result<Tls, ListenError> {
-    let certs: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(|certs| certs.collect())
-        .map_err(fault(&files.cert))?;
-    if certs.is_empty() {
-        return Err(fault(&files.cert)("it holds no certificate"));
-    }
+/// Loads certificate, key and the authority of clients: TLS 1.3, HTTP/2 and HTTP/1.1.
+pub(super) fn tls(files: &TlsFiles, gate: &Arc<Gate>) -> Result<Handshake, ListenError> {
+    let certs = certificates(&files.cert)?;
     let mode = std::fs::metadata(&files.key).map_err(fault(&files.key))?.mode();
     if mode & 0o007 != 0 {
         return Err(fault(&files.key)("every user could use the private key; chmod 0600"));
     }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(fault(&files.key))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&TLS13, &TLS12])
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let authority = files.client_ca.as_deref().map(|path| authority(path, &provider)).transpose()?;
+    let clients = Arc::new(Clients::new(provider.clone(), authority, gate));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
         .map_err(fault(&files.cert))?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.clone())
         .with_single_cert(certs, key)
         .map_err(fault(&files.cert))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Tls(TlsAcceptor::from(Arc::new(config))))
+    Ok(Handshake { acceptor: TlsAcceptor::from(Arc::new(config)), clients })
+}
+
+/// Who signs the certificates of clients.
+fn authority(
+    path: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, ListenError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(fault(path))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    verifier.build().map_err(fault(path))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ListenError> {
+    let certs: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(path).and_then(|certs| certs.collect()).map_err(fault(path))?;
+    if certs.is_empty() {
+        return Err(fault(path)("it holds no certificate"));
+    }
+    Ok(certs)
 }
 
 fn fault<E: ToString>(path: &Path) -> impl Fn(E) -> ListenError {

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::ACCEPT;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, Stream};
@@ -17,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::objects::PAGE_SIZE;
 use super::operation::{Op, named};
 use super::query::{Param, Said, Shape, Words};
+use crate::api::auth;
 use crate::api::door::Door;
 use crate::api::problem::Refused;
 use crate::api::words;
@@ -45,7 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
 
 async fn events(State(door): State<Door>, request: Request) -> std::result::Result<Response, Refused> {
     let (uri, headers) = (request.uri(), request.headers());
-    if wants_stream(headers) {
+    if auth::wants_events(headers) {
         let Following { filter, start } = Following::read(&Said::of(uri, headers, &Following::params())?)?;
         let follower = Follower::begin(door.controller.clone(), filter, start).await?;
         let id = words::trace(request.extensions()).to_owned();
@@ -53,14 +52,6 @@ async fn events(State(door): State<Door>, request: Request) -> std::result::Resu
     }
     let Paging(query) = Paging::read(&Said::of(uri, headers, &Paging::params())?)?;
     Ok(Json(events::page(&door.controller, query).await?).into_response())
-}
-
-fn wants_stream(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types = accepted.flat_map(|text| text.split(','));
-    types.any(|one| {
-        one.split(';').next().is_some_and(|one| one.trim().eq_ignore_ascii_case("text/event-stream"))
-    })
 }
 
 fn stream(
@@ -98,8 +89,13 @@ const AFTER: Param =
 const KINDS: &[&str] = &["Namespace", "Network", "Attachment", "PortForward", "Reservation", "Route", "Link"];
 const KIND: Param = Param { name: "kind", about: "Only of these kinds.", shape: Shape::ManyOf(KINDS) };
 const NAME: Param = Param { name: "name", about: "Only of objects with this name.", shape: Shape::Text };
-const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired"];
+const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired", "audit"];
 const TYPE: Param = Param { name: "type", about: "Only of these types.", shape: Shape::ManyOf(TYPES) };
+const ACTOR: Param = Param {
+    name: "actor",
+    about: "Only of what this caller asked for, e.g. `token:ci`.",
+    shape: Shape::Text,
+};
 const INITIAL: Param = Param {
     name: "initial",
     about: "Of a stream: first one `created` event per object that exists, then what follows.",
@@ -116,7 +112,7 @@ struct Both;
 
 impl Words for Both {
     fn params() -> Vec<Param> {
-        vec![AFTER, PAGE_SIZE, KIND, NAME, TYPE, INITIAL, LAST_EVENT_ID]
+        vec![AFTER, PAGE_SIZE, KIND, NAME, TYPE, ACTOR, INITIAL, LAST_EVENT_ID]
     }
 
     fn read(_said: &Said<'_>) -> Result<Self> {
@@ -128,15 +124,15 @@ struct Paging(EventQuery);
 
 impl Words for Paging {
     fn params() -> Vec<Param> {
-        vec![AFTER, PAGE_SIZE, KIND, NAME, TYPE]
+        vec![AFTER, PAGE_SIZE, KIND, NAME, TYPE, ACTOR]
     }
 
     fn read(said: &Said<'_>) -> Result<Self> {
-        let EventFilter { kinds, types, name } = filter(said)?;
+        let EventFilter { kinds, types, name, actor } = filter(said)?;
         let size = said.number("page_size")?.map(words::page_size).transpose()?.unwrap_or(PAGE_DEFAULT);
         let after = said.number("after")?.map(|seq| words::position(seq, "after")).transpose()?;
         let limit = u32::try_from(size).unwrap_or(u32::MAX);
-        Ok(Self(EventQuery { after, until: None, kinds, types, name, limit }))
+        Ok(Self(EventQuery { after, until: None, kinds, types, name, actor, limit }))
     }
 }
 
@@ -147,7 +143,7 @@ struct Following {
 
 impl Words for Following {
     fn params() -> Vec<Param> {
-        vec![AFTER, KIND, NAME, TYPE, INITIAL, LAST_EVENT_ID]
+        vec![AFTER, KIND, NAME, TYPE, ACTOR, INITIAL, LAST_EVENT_ID]
     }
 
     fn read(said: &Said<'_>) -> Result<Self> {
@@ -167,5 +163,10 @@ fn last_event_id(text: &str) -> Result<i64> {
 }
 
 fn filter(said: &Said<'_>) -> Result<EventFilter> {
-    Ok(EventFilter { kinds: said.each("kind")?, types: said.each("type")?, name: said.parsed("name")? })
+    Ok(EventFilter {
+        kinds: said.each("kind")?,
+        types: said.each("type")?,
+        name: said.parsed("name")?,
+        actor: said.one("actor").map(str::to_owned),
+    })
 }

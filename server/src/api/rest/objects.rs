@@ -78,16 +78,21 @@ pub(super) fn routes<N: DoorNoun>() -> OpenApiRouter<Door> {
         .routes(delete.at(HttpMethod::Delete, &one, self::delete::<N>))
 }
 
-async fn list<N: DoorNoun>(State(door): State<Door>, Asked(asked): Asked<Listing<N>>) -> Answer {
-    Ok(Json(door.controller.list::<N>(&asked.query)?).into_response())
+async fn list<N: DoorNoun>(
+    State(door): State<Door>,
+    Who(caller): Who,
+    Asked(asked): Asked<Listing<N>>,
+) -> Answer {
+    Ok(Json(door.controller.list::<N>(&asked.query, &caller.rights)?).into_response())
 }
 
 async fn get<N: DoorNoun>(
     State(door): State<Door>,
+    Who(caller): Who,
     Named(name): Named,
     Asked(Nothing): Asked<Nothing>,
 ) -> Answer {
-    shown(StatusCode::OK, &door.controller.get::<N>(&name)?)
+    shown(StatusCode::OK, &door.controller.get::<N>(&name, &caller.rights)?)
 }
 
 async fn create<N: DoorNoun>(

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
-use super::auth::{Access, Caller};
+use super::auth::Caller;
 use crate::config::Config;
 use crate::controller::{Controller, Intent};
 use crate::kernel::Kernel;
@@ -67,7 +67,7 @@ impl House {
         let ports = config.forward_ports.clone();
         let controller = Arc::new(Controller::new(intent, board, around, kernel, waker, pools, ports));
         let ready = Arc::new(AtomicBool::new(false));
-        let caller = Caller { actor: "uid:0".to_owned(), access: Access::Full };
+        let caller = Caller { actor: "uid:0".to_owned(), rights: crate::controller::Rights::Full };
         let router = super::router(controller, &config, ready.clone()).layer(Extension(caller));
         House { router, ready, _dir: dir, _changes: changes }
     }

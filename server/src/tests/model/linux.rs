@@ -369,7 +369,8 @@ impl<W> OnLinux<W> {
             Trouble::Crash(at) => Plot { refuse: None, die: Some(at) },
         });
         let options = WriteOptions { wait, terms, ..WriteOptions::default() };
-        let caller = Caller { actor: "model".into(), trace: "model".into(), may_write: true };
+        let caller =
+            Caller { actor: "model".into(), trace: "model".into(), rights: crate::controller::Rights::Full };
         let answer = self.runtime.block_on(daemon.controller.commit(changes, &options, &caller));
         daemon.twin.plot(Plot::default());
         let answer = answer.map(drop).map_err(|error| {

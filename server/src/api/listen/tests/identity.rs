@@ -32,6 +32,9 @@ async fn grpc_call(channel: Channel, path: &'static str, token: Option<&str>) ->
     client.unary(request, path, codec).await.unwrap_err()
 }
 
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const HEALTHZ: &str = "/healthz";
 const LIST: &str = "/netloom.v1.NetworkService/ListNetworks";
 const CREATE: &str = "/netloom.v1.NetworkService/CreateNetwork";
 
@@ -40,19 +43,16 @@ async fn a_unix_socket_knows_its_caller_by_uid_and_its_right_by_path() {
     let daemon = Daemon::start(Limits::default());
     let uid = format!("uid:{}", nix::unistd::geteuid());
     let main = daemon.get(At::Main, "/who").await.json();
-    assert_eq!((&main["actor"], &main["access"]), (&json!(uid), &json!("Full")));
+    assert_eq!((&main["actor"], &main["rights"]), (&json!(uid), &json!("full")));
     let read = daemon.get(At::ReadSock, "/who").await.json();
-    assert_eq!((&read["actor"], &read["access"]), (&json!(uid), &json!("Read")));
+    assert_eq!(read["actor"], json!(uid));
+    assert_eq!(Rights::parse(read["rights"].as_str().unwrap().split(' ')), Ok(Rights::read()));
 }
 
 #[tokio::test]
 async fn the_caller_is_seen_by_grpc_services_alike() {
     let daemon = Daemon::start(Limits::default());
-    for (at, status) in [
-        (At::Main, ServingStatus::Serving),
-        (At::ReadSock, ServingStatus::NotServing),
-        (At::Tcp, ServingStatus::Unknown),
-    ] {
+    for (at, status) in [(At::Main, ServingStatus::Serving), (At::ReadSock, ServingStatus::NotServing)] {
         let mut client = HealthClient::new(daemon.grpc(at).await);
         let reply = client.check(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(reply.status(), status, "{at:?}");
@@ -63,7 +63,8 @@ async fn the_caller_is_seen_by_grpc_services_alike() {
 async fn a_token_names_its_caller_on_both_protocols() {
     let daemon = Daemon::start(Limits::default());
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        for (token, actor, access) in [(FULL, "token:ci", "Full"), (READ, "token:eye", "Read")] {
+        for (token, actor, access) in [(FULL, "token:ci", Rights::Full), (READ, "token:eye", Rights::read())]
+        {
             let headers = [("authorization", bearer(token))];
             let headers = [("host", "localhost"), (headers[0].0, headers[0].1.as_str())];
             let uri = match protocol {
@@ -72,7 +73,7 @@ async fn a_token_names_its_caller_on_both_protocols() {
             };
             let headers = if matches!(protocol, Protocol::Http2) { &headers[1..] } else { &headers[..] };
             let reply = daemon.call(At::Tcp, protocol, request("GET", uri, headers)).await.json();
-            assert_eq!((&reply["actor"], &reply["access"]), (&json!(actor), &json!(access)));
+            assert_eq!((&reply["actor"], &reply["rights"]), (&json!(actor), &json!(access.to_string())));
         }
     }
 }
@@ -92,6 +93,14 @@ async fn a_stranger_learns_nothing_but_that_the_daemon_lives() {
         }
     }
     assert_eq!(daemon.get(At::Tcp, "/healthz").await.body, "ok");
+    // gRPC has no call for strangers: its health tells services by their names, its reflection everything.
+    for call in [HEALTH, REFLECTION, HEALTHZ] {
+        assert_eq!(
+            grpc_call(daemon.grpc(At::Tcp).await, call, None).await.code(),
+            Code::Unauthenticated,
+            "{call}"
+        );
+    }
     assert_eq!(grpc_call(daemon.grpc(At::Tcp).await, LIST, None).await.code(), Code::Unauthenticated);
     let wrong = grpc_call(daemon.grpc(At::Tcp).await, LIST, Some("wrong")).await;
     assert_eq!(wrong.get_details_error_info().unwrap().reason, "UNAUTHENTICATED");
@@ -194,4 +203,50 @@ async fn a_panic_in_a_handler_is_one_failed_request() {
     let daemon = Daemon::start(Limits::default());
     assert_eq!(daemon.get(At::Main, "/panic").await.refusal(), (500, "INTERNAL".to_owned()));
     assert_eq!(daemon.get(At::Main, "/who").await.status, 200);
+}
+
+#[tokio::test]
+async fn writes_that_are_refused_at_the_rim_are_told_and_reads_are_not() {
+    let daemon = Daemon::start(Limits::default());
+    let ask = async |at, method: &str, token: Option<&str>| {
+        let token = token.map(bearer);
+        let mut headers = vec![("host", "localhost"), ("x-request-id", "one")];
+        headers.extend(token.as_deref().map(|token| ("authorization", token)));
+        daemon.call(at, Protocol::Http1, request(method, "/who", &headers)).await.status
+    };
+    assert_eq!(ask(At::ReadSock, "DELETE", None).await, 403);
+    assert_eq!(ask(At::Tcp, "POST", None).await, 401);
+    assert_eq!(ask(At::Tcp, "POST", Some(READ)).await, 403);
+    assert_eq!(ask(At::Tcp, "GET", None).await, 401);
+    assert_eq!(ask(At::Main, "POST", None).await, 200);
+    let told: Vec<_> = std::mem::take(&mut *daemon.denied.lock().unwrap());
+    let uid = format!("uid:{}", nix::unistd::geteuid());
+    let words: Vec<_> = told.iter().map(|one| (one.known, one.what.as_str(), one.error.reason)).collect();
+    use netloom_api::ErrorReason::{PermissionDenied, Unauthenticated};
+    let expected = [
+        (true, "DELETE /who", PermissionDenied),
+        (false, "POST /who", Unauthenticated),
+        (true, "POST /who", PermissionDenied),
+    ];
+    assert_eq!(words, expected);
+    assert_eq!((&*told[0].actor, &*told[2].actor, &*told[2].request_id), (&*uid, "token:eye", "one"));
+    assert!(told[1].actor.starts_with("127.0.0.1:"), "{:?}", told[1]);
+}
+
+#[tokio::test]
+async fn tokens_are_read_again_on_demand_and_a_bad_file_changes_nothing() {
+    let daemon = Daemon::start(Limits::default());
+    let ask = async |token: &str| {
+        let headers = [("host", "localhost"), ("authorization", &*bearer(token))];
+        daemon.call(At::Tcp, Protocol::Http1, request("GET", "/who", &headers)).await.status
+    };
+    const NEW: &str = "new-new-new-new-new-new-new-new";
+    let papers = daemon.papers.clone().unwrap();
+    let file = daemon.path("tokens");
+    std::fs::write(&file, "ci nonsense").unwrap();
+    assert!(papers.reload().is_err());
+    assert_eq!((ask(FULL).await, ask(NEW).await), (200, 401));
+    std::fs::write(&file, token_line("ci", NEW, &Rights::Full, None).unwrap()).unwrap();
+    papers.reload().unwrap();
+    assert_eq!((ask(FULL).await, ask(NEW).await), (401, 200));
 }

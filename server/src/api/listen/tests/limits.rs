@@ -117,15 +117,107 @@ async fn three_hundred_half_open_connections_stop_nobody() {
 #[tokio::test]
 async fn strangers_who_stay_busy_lose_their_connection_and_callers_do_not() {
     let daemon = Daemon::start(Limits { idle_timeout: SHORT, ..Limits::default() });
-    let mut stranger = HealthClient::new(daemon.grpc(At::Tcp).await);
-    let mut watch = stranger.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    watch.message().await.unwrap().unwrap();
     let mut owner = HealthClient::new(daemon.grpc(At::Main).await);
     let mut kept = owner.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     kept.message().await.unwrap().unwrap();
-    timeout(LONG, watch.message()).await.expect("the stranger is cut").unwrap_err();
+    let mut stranger = daemon.connect(At::Tcp).await;
+    // Ends when the daemon has closed its end.
+    let busy = async {
+        loop {
+            let asked = stranger.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+            let mut answer = [0; 1024];
+            if asked.is_err() || matches!(stranger.read(&mut answer).await, Ok(0) | Err(_)) {
+                return;
+            }
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    timeout(LONG, busy).await.expect("the stranger is cut");
     // The other stream outlived the same time, idle as it is.
     assert!(timeout(SHORT, kept.message()).await.is_err());
+}
+
+/// Waits until nobody is held any more, and lets no more go than there are.
+async fn release(count: usize) {
+    HELD.add_permits(count);
+    while HELD.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_with_too_much_at_once_waits_for_its_turn_and_then_is_told_to_come_back() {
+    let daemon = Daemon::start(Limits { caller_requests: 2, caller_streams: 1, ..Limits::default() });
+    let get = |path: &str| Request::get(path).header("host", "x").body(Body::empty()).unwrap();
+    let held = [0, 1].map(|_| daemon.call(At::Main, Protocol::Http1, get("/held")));
+    let mut held = held.map(Box::pin);
+    for one in &mut held {
+        assert!(timeout(SHORT, one.as_mut()).await.is_err());
+    }
+    let start = Instant::now();
+    let refused = daemon.call(At::Main, Protocol::Http1, get("/who?wait=300ms")).await;
+    assert_eq!(refused.refusal(), (429, "TOO_MANY_REQUESTS".to_owned()));
+    assert_eq!(
+        (refused.header("retry-after"), refused.json()["metadata"]["limit"].as_str()),
+        ("1", Some("2"))
+    );
+    assert!(start.elapsed() >= SHORT && start.elapsed() < SHORT * 5, "{:?}", start.elapsed());
+    let mut client = HealthClient::new(daemon.grpc(At::Main).await);
+    let mut hasty = tonic::Request::new(HealthCheckRequest::default());
+    hasty.set_timeout(SHORT * 4);
+    let status = client.check(hasty).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let retry = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
+    assert_eq!(retry.retry_delay, Some(Duration::from_secs(1)));
+    // Others do not notice, and neither do streams, which have a limit of their own.
+    let token = format!("Bearer {FULL}");
+    let other = Request::get("/who").header("host", "localhost").header("authorization", token);
+    let other = daemon.call(At::Tcp, Protocol::Http1, other.body(Body::empty()).unwrap()).await;
+    assert_eq!(other.status, 200);
+    let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    let status = client.watch(HealthCheckRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    // Who waits gets the turn of one who ends.
+    let mut waiting = Box::pin(daemon.call(At::Main, Protocol::Http1, get("/who?wait=20s")));
+    assert!(timeout(SHORT, waiting.as_mut()).await.is_err());
+    release(1).await;
+    assert_eq!(waiting.await.status, 200);
+    release(1).await;
+    for one in held {
+        assert_eq!(one.await.body, "released");
+    }
+}
+
+#[tokio::test]
+async fn json_that_nests_deeper_than_the_limit_is_refused_before_it_is_read() {
+    let daemon = Daemon::start(Limits { depth: 8, ..Limits::default() });
+    let ask = async |depth: usize| {
+        let body = "[".repeat(depth) + &"]".repeat(depth);
+        let request = Request::post("/echo").header("host", "x").body(Body::from(body)).unwrap();
+        daemon.call(At::Main, Protocol::Http1, request).await
+    };
+    assert_eq!(ask(8).await.status, 200);
+    assert_eq!(ask(9).await.refusal(), (400, "MALFORMED".to_owned()));
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_costs_nothing_that_stays() {
+    let daemon = Daemon::start(Limits::default());
+    let mut stream = daemon.connect(At::Main).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let pings: Vec<u8> = (0..1_000).flat_map(|_| frame(6, 0, 0, &[7; 8])).collect();
+    // Answers are not taken: the daemon stops reading, or hangs up, and others do not notice.
+    let flood = async {
+        for _ in 0..100 {
+            if stream.write_all(&pings).await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(SHORT * 3, flood).await;
+    assert_eq!(daemon.get(At::Main, "/healthz").await.body, "ok");
 }
 
 #[tokio::test]

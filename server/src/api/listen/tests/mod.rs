@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -33,9 +34,10 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::pulse::Stream;
-use super::{Drained, RequestId, Shutdown, by_content_type, open, serve};
-use crate::api::auth::{Access, Caller, token_line};
+use super::{Audit, Drained, Opened, Papers, RequestId, Shutdown, by_content_type, open, serve};
+use crate::api::auth::{Caller, token_line};
 use crate::config::{Config, Limits, SocketConfig, TlsFiles};
+use crate::controller::{Denied, Rights};
 
 /// Nothing in these tests takes so long unless it hangs.
 const LONG: Duration = Duration::from_secs(20);
@@ -47,6 +49,8 @@ const READ: &str = "read-read-read-read-read-read";
 struct Daemon {
     dir: TempDir,
     tcp: Option<SocketAddr>,
+    papers: Option<Arc<Papers>>,
+    denied: Arc<Mutex<Vec<Denied>>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Drained>,
 }
@@ -67,8 +71,8 @@ impl Daemon {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tokens = dir.path().join("tokens");
-        let lines = [("ci", FULL, Access::Full), ("eye", READ, Access::Read)];
-        let lines = lines.map(|(name, token, access)| token_line(name, token, access).unwrap() + "\n");
+        let lines = [("ci", FULL, Rights::Full), ("eye", READ, Rights::read())];
+        let lines = lines.map(|(name, token, rights)| token_line(name, token, &rights, None).unwrap() + "\n");
         std::fs::write(&tokens, lines.concat()).unwrap();
         std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).unwrap();
         let socket = |name: &str| SocketConfig { path: dir.path().join(name), mode: 0o660, group: None };
@@ -81,13 +85,16 @@ impl Daemon {
             ..Config::default()
         };
         change(&mut config);
-        let listeners = open(&config).unwrap();
+        let Opened { listeners, papers } = open(&config).unwrap();
+        let denied = Arc::<Mutex<Vec<Denied>>>::default();
+        let told = denied.clone();
+        let audit: Audit = Arc::new(move |one| told.lock().unwrap().push(one));
         let tcp = listeners.iter().find_map(super::Listener::local_addr);
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listeners, router(), config.limits, async move {
+        let task = tokio::spawn(serve(listeners, router(), config.limits, audit, async move {
             let _ = stopped.await;
         }));
-        Daemon { dir, tcp, stop, task }
+        Daemon { dir, tcp, papers, denied, stop, task }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -211,6 +218,7 @@ fn router() -> Router {
         .route("/echo", post(|body: String| async move { body.len().to_string() }))
         .route("/ignore", post(|| async { "ignored" }))
         .route("/stream", get(stream))
+        .route("/held", get(held).post(held))
         .route("/slow", get(|Extension(shutdown): Extension<Shutdown>| async move { shutdown.begun().await }))
         .route("/big", get(|| async { "x".repeat(64 << 20) }))
         .route(
@@ -227,8 +235,16 @@ fn router() -> Router {
 }
 
 async fn who(Extension(caller): Extension<Caller>, Extension(id): Extension<RequestId>) -> Json<Value> {
-    Json(json!({"actor": caller.actor, "access": format!("{:?}", caller.access), "id": id.as_str()}))
+    Json(json!({"actor": caller.actor, "rights": caller.rights.to_string(), "id": id.as_str()}))
 }
+
+/// Ends when the test says so, by a permit of this semaphore.
+async fn held() -> &'static str {
+    HELD.acquire().await.unwrap().forget();
+    "released"
+}
+
+static HELD: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(0);
 
 /// A stream that says one thing and never ends.
 async fn stream() -> Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>> {
@@ -248,9 +264,9 @@ impl Health for Eye {
         &self,
         request: tonic::Request<HealthCheckRequest>,
     ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
-        let status = match request.extensions().get::<Caller>().map(|caller| caller.access) {
-            Some(Access::Full) => ServingStatus::Serving,
-            Some(Access::Read) => ServingStatus::NotServing,
+        let status = match request.extensions().get::<Caller>().map(|caller| caller.rights.is_full()) {
+            Some(true) => ServingStatus::Serving,
+            Some(false) => ServingStatus::NotServing,
             None => ServingStatus::Unknown,
         };
         Ok(tonic::Response::new(HealthCheckResponse { status: status.into() }))

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener as StdListener;
 
 use super::*;
+use crate::api::auth::Access;
 use crate::api::listen::ListenError;
 use crate::api::listen::unix::open;
 

@@ -33,11 +33,24 @@ const FULL_PASS_INTERVAL: Duration = Duration::from_secs(180);
 pub struct Daemon {
     /// The verbs.
     pub controller: Arc<Controller>,
-    stop: watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    doors: Part,
+    reconciler: Part,
     store: Store,
     booted: watch::Receiver<Option<Result<(), Unlooked>>>,
     papers: Option<Arc<api::listen::Papers>>,
+}
+
+/// A part of the daemon, and how it is told to stop.
+struct Part {
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Part {
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        self.task.await.context("a part of the daemon died")
+    }
 }
 
 impl Daemon {
@@ -82,6 +95,7 @@ impl Daemon {
         let controller = Arc::new(controller.listening_on(api));
 
         let (stop, stopped) = watch::channel(false);
+        let (halt, halted) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(false));
         let (booted_sender, booted) = watch::channel(None);
         let reconciler = Reconciler::new(
@@ -104,16 +118,17 @@ impl Daemon {
             }
             booted_sender.send_replace(Some(result));
         };
-        let mut tasks = vec![tokio::spawn(reconciler.run(changes, losses, tell, begun(stopped.clone())))];
+        let reconciler = tokio::spawn(reconciler.run(changes, losses, tell, begun(halted)));
         let router = api::router(controller.clone(), config, ready);
         let limits = config.limits;
         let audited = controller.clone();
         let audit: api::listen::Audit = Arc::new(move |denied| audited.denied(denied));
-        tasks.push(tokio::spawn(async move {
+        let doors = tokio::spawn(async move {
             let drained = api::listen::serve(listeners, router, limits, audit, begun(stopped)).await;
             tracing::info!(?drained, "listeners closed");
-        }));
-        Ok(Self { controller, stop, tasks, store, booted, papers })
+        });
+        let (doors, reconciler) = (Part { stop, task: doors }, Part { stop: halt, task: reconciler });
+        Ok(Self { controller, doors, reconciler, store, booted, papers })
     }
 
     /// Waits for the first full pass.
@@ -144,11 +159,10 @@ impl Daemon {
 
     /// Stops in order and waits for it.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { controller, stop, tasks, store, booted: _, papers: _ } = self;
-        stop.send_replace(true);
-        for task in tasks.into_iter().rev() {
-            task.await.context("a part of the daemon died")?;
-        }
+        let Self { controller, doors, reconciler, store, booted: _, papers: _ } = self;
+        // What was asked for is done before the loop ends: whoever still waits for it gets its answer.
+        doors.stop().await?;
+        reconciler.stop().await?;
         drop(controller);
         store.close().await;
         Ok(())

@@ -10,12 +10,14 @@ use std::{
 
 use netloom_server::kernel::{
     echo::{EchoServer, serve_tcp},
-    netns::Namespaces,
-    thread,
+    meddle,
+    netns::{Namespaces, own},
+    probe, thread,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    crash::scene::{Names, Scene, same},
     host::{Daemon, lan, on_host},
     rest::Rest,
 };
@@ -147,6 +149,140 @@ fn a_member_that_opens_flow_after_flow_is_seen_and_takes_nothing_from_the_others
         assert!(said.contains("quiet"), "{said}");
         apply(&rest, &[json!({"kind": "Namespace", "name": "more"})]).await;
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn the_1024th_port_of_a_bridge_is_refused_with_the_reason_and_leaves_nothing() {
+    on_host(async || {
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        apply(&rest, &[network("net", 1), json!({"kind": "Namespace", "name": "red"})]).await;
+        let object = rest.get("/v1/networks/net").await.unwrap().ok();
+        let bridge = object["status"]["device"].as_str().unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        for number in 0..512 {
+            let (port, other) = (format!("p{number}"), format!("o{number}"));
+            meddle::add_cable(own().unwrap(), &port, &other).unwrap();
+            meddle::put_in_bridge(own().unwrap(), &port, bridge).unwrap();
+            if number != 0 {
+                meddle::put_in_bridge(own().unwrap(), &other, bridge).unwrap();
+            }
+        }
+        let links = || std::fs::read_dir("/sys/class/net").unwrap().count();
+        let before = (links(), rest.get("/v1/allocations").await.unwrap().ok()["items"].clone());
+        let refused = rest.post("/v1/attachments", &attached("red0", "red", "net")).await;
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(
+            refused.status >= 400 && detail.contains("1023 ports"),
+            "{} {}",
+            refused.status,
+            refused.body
+        );
+        let after = (links(), rest.get("/v1/allocations").await.unwrap().ok()["items"].clone());
+        assert_eq!(after, before);
+        assert_eq!(rest.get("/v1/attachments/red0").await.unwrap().status, 404);
+        // One goes, one may come.
+        meddle::delete_link(own().unwrap(), "p7").unwrap();
+        rest.post("/v1/attachments", &attached("red0", "red", "net")).await.ok();
+    });
+}
+
+#[test]
+fn a_bridge_keeps_its_mac_whoever_comes_and_goes() {
+    on_host(async || {
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        apply(&rest, &[network("net", 1), json!({"kind": "Namespace", "name": "red"})]).await;
+        let mac = async || rest.get("/v1/networks/net").await.unwrap().ok()["status"]["mac"].clone();
+        let kernel_s = async || {
+            let object = rest.get("/v1/networks/net").await.unwrap().ok();
+            let device = object["status"]["device"].as_str().unwrap();
+            std::fs::read_to_string(format!("/sys/class/net/{device}/address")).unwrap().trim().to_owned()
+        };
+        let before = (mac().await, kernel_s().await);
+        assert_eq!(before.0, before.1);
+        for wanted in ["02:00:00:00:00:01", "fe:ff:ff:ff:ff:01"] {
+            let mut object = attached("red0", "red", "net");
+            object["spec"]["mac"] = wanted.into();
+            rest.post("/v1/attachments", &object).await.ok();
+            assert_eq!((mac().await, kernel_s().await), before, "{wanted} has come");
+            rest.delete("/v1/attachments/red0").await.ok();
+            assert_eq!((mac().await, kernel_s().await), before, "{wanted} has gone");
+        }
+    });
+}
+
+#[test]
+fn an_uplink_that_goes_and_comes_back_carries_again_without_a_restart() {
+    on_host(async || {
+        let first = lan();
+        let daemon = Daemon::start().await;
+        let rest = daemon.rest();
+        apply(&rest, &[network("net", 1), json!({"kind": "Namespace", "name": "red"})]).await;
+        apply(&rest, &[attached("red", "red", "net")]).await;
+        let to: IpAddr = "192.168.1.3".parse().unwrap();
+        let ping = |within| probe::ping(&inside("red"), to, within).unwrap().reached();
+        let reaches = || ping(Duration::from_millis(200));
+        assert!(ping(PATIENCE));
+        drop(first);
+        // The kernel takes it down in its own time.
+        while std::path::Path::new("/sys/class/net/eth0").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!reaches());
+        let _again = lan();
+        let begun = Instant::now();
+        while !reaches() {
+            assert!(begun.elapsed() < 2 * PATIENCE, "the new uplink carries nothing");
+        }
+        println!("carries again after {:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn who_is_told_to_stop_in_the_middle_of_deletes_finishes_them_now_or_after_the_next_start() {
+    on_host(async || {
+        let mut daemon = Daemon::start().await;
+        apply(&daemon.rest(), &[network("net", 1)]).await;
+        let snapshot = || Scene::new().snapshot(&Names::new());
+        let before = snapshot();
+        for round in 0..5_u64 {
+            let rest = daemon.rest();
+            for n in 0..8 {
+                let name = format!("ns{n}");
+                let namespace = json!({"kind": "Namespace", "name": name});
+                apply(&rest, &[namespace, attached(&name, &name, "net")]).await;
+            }
+            let deletes = (0..8).map(|n| {
+                let rest = daemon.rest();
+                tokio::spawn(async move {
+                    // Who is cut off asks again below.
+                    let path = format!("/v1/namespaces/ns{n}?force=true");
+                    drop(rest.send("DELETE", &path, "", bytes::Bytes::new()).await);
+                })
+            });
+            let deletes: Vec<_> = deletes.collect();
+            tokio::time::sleep(Duration::from_millis(2 * round)).await;
+            let begun = Instant::now();
+            daemon.stop();
+            assert!(
+                begun.elapsed() < 2 * PATIENCE,
+                "nobody waits for what nobody does: {:?}",
+                begun.elapsed()
+            );
+            for delete in deletes {
+                delete.await.unwrap();
+            }
+            daemon.start_again().await;
+            let rest = daemon.rest();
+            for n in 0..8 {
+                rest.delete(&format!("/v1/namespaces/ns{n}?force=true&allow_missing=true")).await;
+            }
+            let left = rest.get("/v1/export").await.unwrap().ok();
+            assert_eq!(left["objects"].as_array().unwrap().len(), 1, "{left}");
+            same(&snapshot(), &before, &format!("round {round}"));
+        }
     });
 }
 

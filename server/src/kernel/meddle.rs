@@ -61,6 +61,12 @@ pub fn add_cable(namespace: impl AsFd, name: &str, peer: &str) -> Result<(), Str
     send(namespace, create(RouteNetlinkMessage::NewLink(pair)))
 }
 
+/// `ip link set … master …`
+pub fn put_in_bridge(namespace: impl AsFd, name: &str, bridge: &str) -> Result<(), String> {
+    let index = found(&namespace, bridge)?.header.index;
+    send(namespace, request(RouteNetlinkMessage::SetLink(link(name).controller(index).build())))
+}
+
 fn link(name: &str) -> LinkMessageBuilder<LinkUnspec> {
     LinkMessageBuilder::<LinkUnspec>::new().name(name)
 }

@@ -4,10 +4,9 @@
 //! registers from the first on, and leaves nothing there for the next. A set without a name ([`Anonymous`]) belongs
 //! to its rule.
 
-use std::net::Ipv6Addr;
-
 use crate::hostnet::rules::{DataType, SetId};
 
+pub(super) use super::anonymous::*;
 use super::uapi::*;
 use super::wire::Writer;
 
@@ -94,32 +93,6 @@ pub(super) enum Found {
     Value,
 }
 
-/// A set that belongs to one rule.
-#[derive(Clone, Debug)]
-pub(super) struct Anonymous {
-    pub(super) key: Kind,
-    pub(super) elements: Vec<AnonymousElement>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct AnonymousElement {
-    pub(super) key: Vec<u8>,
-    /// The first key behind an interval.
-    pub(super) end: bool,
-    /// The last key of an interval of several fields.
-    pub(super) last: Option<Vec<u8>>,
-    pub(super) verdict: Option<Verdict>,
-}
-
-/// The type of the keys of an anonymous set: the number by which `nft` knows how to print it, and the size.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kind {
-    pub(super) number: u32,
-    pub(super) size: u32,
-    /// The sizes of its fields, if it has several.
-    pub(super) fields: &'static [u32],
-}
-
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -129,16 +102,6 @@ pub(super) enum Verdict {
     Jump(&'static str),
     Goto(&'static str),
 }
-
-pub(super) const IP_ADDRESS: Kind = Kind { number: 7, size: 4, fields: &[] };
-/// A protocol and a port.
-const PROTO_SERVICE: Kind = Kind { number: 12 << 6 | 13, size: 8, fields: &[1, 2] };
-pub(super) const IP6_ADDRESS: Kind = Kind { number: 8, size: 16, fields: &[] };
-pub(super) const ETHER_TYPE: Kind = Kind { number: 10, size: 2, fields: &[] };
-pub(super) const ARP_OPERATION: Kind = Kind { number: 11, size: 2, fields: &[] };
-pub(super) const INET_PROTO: Kind = Kind { number: 12, size: 1, fields: &[] };
-pub(super) const CT_STATE: Kind = Kind { number: 26, size: 4, fields: &[] };
-pub(super) const ICMPV6_TYPE: Kind = Kind { number: 29, size: 1, fields: &[] };
 
 pub(super) const IIFNAME: Field = Field::Meta { key: NFT_META_IIFNAME, size: 16 };
 pub(super) const OIFNAME: Field = Field::Meta { key: NFT_META_OIFNAME, size: 16 };
@@ -239,55 +202,6 @@ pub(super) fn outside(fields: &[Field], set: SetId) -> Statement {
 /// The verdict of the element that these fields together are; without one the rule ends.
 pub(super) fn vmap(fields: &[Field], set: SetId) -> Statement {
     found(fields, Set::Named(set), Some(Found::Verdict))
-}
-
-pub(super) fn one_of(field: Field, key: Kind, values: &[&[u8]]) -> Statement {
-    let element =
-        |value: &&[u8]| AnonymousElement { key: value.to_vec(), end: false, last: None, verdict: None };
-    let elements = values.iter().map(element).collect();
-    found(&[field], Set::Anonymous(Anonymous { key, elements }), None)
-}
-
-/// The verdict beside the value that the field has.
-pub(super) fn decide(field: Field, key: Kind, verdicts: &[(&[u8], Verdict)]) -> Statement {
-    let element = |(value, verdict): &(&[u8], Verdict)| AnonymousElement {
-        key: value.to_vec(),
-        end: false,
-        last: None,
-        verdict: Some(*verdict),
-    };
-    let elements = verdicts.iter().map(element).collect();
-    found(&[field], Set::Anonymous(Anonymous { key, elements }), Some(Found::Verdict))
-}
-
-/// In one of these intervals of IPv6 addresses: the first address, and the first one behind.
-pub(super) fn in_one_of(field: Field, intervals: &[(Ipv6Addr, Ipv6Addr)]) -> Statement {
-    let bytes =
-        |(first, behind): &(Ipv6Addr, Ipv6Addr)| (first.octets().to_vec(), Some(behind.octets().to_vec()));
-    in_intervals(field, IP6_ADDRESS, &intervals.iter().map(bytes).collect::<Vec<_>>())
-}
-
-/// In one of these intervals: the first key, and the first one behind, if there is any.
-pub(super) fn in_intervals(field: Field, key: Kind, intervals: &[(Vec<u8>, Option<Vec<u8>>)]) -> Statement {
-    let element = |key: &Vec<u8>, end| AnonymousElement { key: key.clone(), end, last: None, verdict: None };
-    let elements = intervals.iter().flat_map(|(first, behind)| {
-        [Some(element(first, false)), behind.as_ref().map(|behind| element(behind, true))]
-    });
-    let elements = elements.flatten().collect();
-    found(&[field], Set::Anonymous(Anonymous { key, elements }), None)
-}
-
-/// A protocol and a port in one of these intervals: the first key and the last.
-pub(super) fn in_pairs(fields: &[Field; 2], intervals: &[(Vec<u8>, Vec<u8>)]) -> Statement {
-    let exact = intervals.iter().all(|(first, last)| first == last);
-    let element = |(first, last): &(Vec<u8>, Vec<u8>)| AnonymousElement {
-        key: first.clone(),
-        end: false,
-        last: (!exact).then(|| last.clone()),
-        verdict: None,
-    };
-    let elements = intervals.iter().map(element).collect();
-    found(fields, Set::Anonymous(Anonymous { key: PROTO_SERVICE, elements }), None)
 }
 
 /// This name, and this field if there is one, are an element of the set.
@@ -446,7 +360,7 @@ fn nat(kind: u32, family: u8, fields: &[Field], map: SetId) -> Statement {
     [found, vec![Expr::Nat { kind, family, port_slot }]].concat()
 }
 
-fn found(fields: &[Field], set: Set, leads_to: Option<Found>) -> Statement {
+pub(super) fn found(fields: &[Field], set: Set, leads_to: Option<Found>) -> Statement {
     let mut statement = loaded(fields);
     statement.push(Expr::Find { set, leads_to });
     statement

@@ -368,11 +368,10 @@ const ELEMENTS_AT_ONCE: usize = 500;
 fn write_anonymous(batch: &mut Batch, family: u8, set: &Anonymous, id: u32) {
     let is_map = set.elements.iter().any(|element| element.verdict.is_some());
     let several = set.elements.iter().any(|element| element.last.is_some());
-    let is_interval = several || set.elements.iter().any(|element| element.end);
     batch.push(NFT_MSG_NEWSET, NLM_F_CREATE, family, |body| {
         let flag = |is: bool, flag: u32| if is { flag } else { 0 };
         let kind =
-            flag(is_map, NFT_SET_MAP) | flag(is_interval, NFT_SET_INTERVAL) | flag(several, NFT_SET_CONCAT);
+            flag(is_map, NFT_SET_MAP) | flag(set.intervals, NFT_SET_INTERVAL) | flag(several, NFT_SET_CONCAT);
         body.text(NFTA_SET_TABLE, TABLE);
         body.text(NFTA_SET_NAME, anonymous_name(set));
         body.number(NFTA_SET_FLAGS, NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | kind);

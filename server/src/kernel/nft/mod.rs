@@ -10,6 +10,7 @@
 //!   kernel ten milliseconds.
 //! - Calls block, and belong on a thread that may.
 
+mod anonymous;
 mod chain;
 mod element;
 mod expr;

@@ -208,13 +208,13 @@ pub struct ApplyRequest {
     /// Written into every object that names no owner.
     pub owner: Option<Owner>,
     /// Delete what `owner`, which is required then, has beside the named objects.
-    #[schema(default = false)]
+    #[schema(default = false, required = false)]
     pub prune: bool,
     /// Take objects over that another owner holds; else they are refused.
-    #[schema(default = false)]
+    #[schema(default = false, required = false)]
     pub take_ownership: bool,
     /// All or none. False: what can be done is done, and each change says why it failed if it did.
-    #[schema(default = true)]
+    #[schema(default = true, required = false)]
     pub atomic: bool,
     /// Refuse when the database's count of intent is another.
     pub expect_revision: Option<i64>,

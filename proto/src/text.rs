@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 
 /// Makes a string newtype that is checked when parsed, in every door alike.
 macro_rules! checked_text {
-    ($(#[$doc:meta])* $name:ident, $check:path, $example:literal, $max:literal) => {
+    ($(#[$doc:meta])* $name:ident, $check:path, $example:literal, $max:literal, $pattern:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
-        text_schema!($name, |text| text.max_length(Some($max)).examples([$example]));
+        text_schema!($name, |text| text.max_length(Some($max)).pattern(Some($pattern)).examples([$example]));
+
+        impl $name {
+            /// What it looks like, as a regular expression of ECMA-262.
+            pub const PATTERN: &str = $pattern;
+        }
 
         impl $name {
             /// The text itself.
@@ -63,21 +68,24 @@ checked_text!(
     Name,
     check_name,
     "red",
-    63
+    63,
+    "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 );
 checked_text!(
     /// Who made an object: a free word without spaces, at most 63 characters.
     Owner,
     check_owner,
     "ci-7",
-    63
+    63,
+    "^[!-~]+$"
 );
 checked_text!(
     /// Free text of at most 1 024 bytes without control characters.
     Note,
     check_note,
     "the load balancer",
-    1024
+    1024,
+    "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"
 );
 
 checked_text!(
@@ -85,7 +93,8 @@ checked_text!(
     NetnsPath,
     check_path,
     "/run/netns/foreign",
-    255
+    255,
+    "^(/[^/\\u0000-\\u001f\\u007f-\\u009f]+)+$"
 );
 
 /// Keys and values to select objects by: at most 64, keys and values like names, with dots, underscores and one slash allowed.

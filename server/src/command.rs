@@ -10,7 +10,7 @@ use crate::{
     api::auth,
     config::{Cli, Command, Config, TokenAccess},
     controller::Rights,
-    daemon, lab, telemetry,
+    daemon, kernel, lab, telemetry,
 };
 
 /// Bad usage, as in sysexits.h.
@@ -28,6 +28,8 @@ pub fn main() -> ExitCode {
         Command::Run => with_config(&cli, |config| {
             telemetry::init(&config.log, config.log_format)?;
             daemon::raise_file_limit();
+            // Before there is a second thread, so that all of them have given up the same.
+            kernel::confine::confine().context("what is not needed cannot be given up")?;
             runtime()?.block_on(daemon::run(config))
         }),
         Command::Purge { dry_run } => with_config(&cli, |config| purge(config, dry_run)),

@@ -27,6 +27,10 @@
 //! - `races`: many at once, over and over
 //! - `lesson`: docs/lesson.md from top to bottom
 //! - `doors`: every verb is behind both
+//! - `confinement`: what the daemon has given up, and that it needs what it keeps
+//! - `greedy`: callers that take what they can get
+//! - `secrets`: tokens and keys are seen nowhere
+//! - `deploy`: what is in `deploy/`, from install to purge
 //! - `tidy`: the walls of ARCHITECTURE.md
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
@@ -40,14 +44,17 @@ mod bad_links;
 mod bad_policies;
 mod bad_routes;
 mod command;
+mod confinement;
 mod crash;
 mod defaults;
+mod deploy;
 mod diagnose;
 mod doors;
 mod drift;
 mod examples;
 mod firewall;
 mod forwards;
+mod greedy;
 mod help;
 mod host;
 mod lab;
@@ -63,6 +70,7 @@ mod reboot;
 mod rest;
 mod restart;
 mod routes;
+mod secrets;
 mod storage;
 mod stories;
 mod stream;

@@ -227,14 +227,77 @@ fn a_file_fits_in_a_head() {
 fn every_test_that_the_promises_name_is_there() {
     let folders = ["tests/it", "server/src"].map(|folder| sources(&root().join(folder)));
     let code = folders.concat().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
-    let page = std::fs::read_to_string(root().join("docs/promises.md")).unwrap();
-    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
-    assert!(named.len() > 20, "{named:?}");
-    for name in named {
-        let (_, test) = name.rsplit_once("::").unwrap();
-        assert!(
-            code.contains(&format!("fn {test}(")),
-            "docs/promises.md names {name}, and there is no such test"
-        );
+    for page in ["docs/promises.md", "docs/security.md"] {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        let named: Vec<&str> = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.contains("::") && !word.ends_with('*'))
+            .collect();
+        assert!(named.len() > 20, "{named:?}");
+        for name in named {
+            let (_, test) = name.rsplit_once("::").unwrap();
+            assert!(code.contains(&format!("fn {test}(")), "{page} names {name}, and there is no such test");
+        }
     }
+}
+
+/// Each place that says `unsafe`, in the daemon and its labs: where it is, and the reason that stands there.
+fn unsafe_places() -> Vec<(String, String, String)> {
+    let base = root().join("server/src");
+    let mut files = sources(&base);
+    files.sort();
+    let mut found = Vec::new();
+    for path in files {
+        let room = path.strip_prefix(&base).unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> =
+            text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines().collect();
+        if room.contains("tests") {
+            continue;
+        }
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if !code.contains("unsafe {") && !code.contains("unsafe fn") && !code.contains("unsafe impl") {
+                continue;
+            }
+            let function = lines[..=index]
+                .iter()
+                .rev()
+                .find_map(|line| line.split("fn ").nth(1).filter(|_| !line.trim_start().starts_with("//")));
+            let function =
+                function.and_then(|rest| rest.split(['(', '<']).next()).unwrap_or_default().to_owned();
+            let before: Vec<&str> = lines[..index].iter().rev().take(12).map(|line| line.trim()).collect();
+            let end =
+                before.iter().position(|line| line.starts_with("// SAFETY:") || *line == "/// # Safety");
+            let reason = end.map(|end| {
+                let said = before[..=end].iter().rev().take_while(|line| line.starts_with("//"));
+                let words =
+                    said.map(|line| line.trim_start_matches('/').trim().trim_start_matches("SAFETY:").trim());
+                words.filter(|words| !words.is_empty() && *words != "# Safety").collect::<Vec<_>>().join(" ")
+            });
+            found.push((room.clone(), function, reason.unwrap_or_default()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_unsafe_place_says_why_it_is_sound_and_is_in_the_list() {
+    let mut page = String::from(
+        "# Every `unsafe` place of the daemon\n\nAll are in `server/src/kernel/`. The reason is the comment at the place; \
+         `tests/it/tidy.rs` keeps this list (`UPDATE_GOLDEN=1 cargo test -p netloom-tests --test it tidy` writes it anew).\n\n\
+         | file | function | why it is sound |\n|---|---|---|\n",
+    );
+    for (room, function, reason) in unsafe_places() {
+        assert!(!reason.is_empty(), "{room}: the unsafe place in {function} has no SAFETY comment");
+        page.push_str(&format!("| `{room}` | `{function}` | {} |\n", reason.replace('|', "\\|")));
+    }
+    let path = root().join("docs/unsafe.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let list = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(list, page, "docs/unsafe.md is not what the code says; UPDATE_GOLDEN=1 writes it anew");
 }

@@ -313,7 +313,7 @@ impl Check {
             ),
             // Deeper than serde_json goes there is nothing to allow.
             depth: self.count("limits.depth", file.depth, base.depth, 127),
-            objects: self.count("limits.objects", file.objects, base.objects, 1_000_000),
+            objects: self.count("limits.objects", file.objects, base.objects, 10_000),
             header_timeout: self.period(
                 "limits.header_timeout",
                 file.header_timeout,

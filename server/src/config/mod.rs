@@ -152,7 +152,7 @@ pub struct Limits {
     pub caller_streams: usize,
     /// How deep a JSON body may nest.
     pub depth: usize,
-    /// Objects in one apply.
+    /// Objects in one apply; no list of a JSON body is longer than twice that.
     pub objects: usize,
     /// From connect, or from the first byte of a request, to the end of its header; covers the TLS handshake.
     pub header_timeout: Duration,

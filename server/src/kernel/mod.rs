@@ -8,6 +8,7 @@
 pub mod adopt;
 pub mod announce;
 pub mod claim;
+pub mod confine;
 pub mod conntrack;
 pub mod datagram;
 pub mod echo;

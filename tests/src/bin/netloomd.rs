@@ -1,7 +1,7 @@
 //! The daemon, as `netloomd` is, but for the points at which a test lets it die and the requests that it has fail.
 //!
 //! `NETLOOM_FAULTS`: `record=FILE`, `die=N`, `refuse=EFFECT:N:CODE`, `lose=EFFECT:N`, `slow=MILLISECONDS`, `owners=no`,
-//! `control=SOCKET`, with commas between them. Over the control socket a test arms the points anew while the daemon runs, one script a line; the answer is a
+//! `control=SOCKET`, `without=CAPABILITY`, with commas between them. Over the control socket a test arms the points anew while the daemon runs, one script a line; the answer is a
 //! line that says how many requests of each effect there were since the last script, and whether one was made to fail.
 
 use std::{
@@ -12,17 +12,27 @@ use std::{
     time::Duration,
 };
 
-use netloom_server::fault::{Effect, Fault, Script, Told, arm, told};
+use netloom_server::{
+    fault::{Effect, Fault, Script, Told, arm, told},
+    kernel::confine::give_up,
+};
 
 fn main() -> ExitCode {
     if let Ok(text) = std::env::var("NETLOOM_FAULTS") {
+        let (less, text): (Vec<&str>, Vec<&str>) =
+            text.split(',').partition(|part| part.starts_with("without="));
         let (control, script): (Vec<&str>, Vec<&str>) =
-            text.split(',').partition(|part| part.starts_with("control="));
+            text.iter().partition(|part| part.starts_with("control="));
         let armed = script_of(&script.join(",")).and_then(|script| arm(script).map_err(|e| e.to_string()));
         let listens =
             control.iter().try_for_each(|part| listen(part.trim_start_matches("control=").as_ref()));
-        if let Err(error) = armed.and(listens) {
-            eprintln!("NETLOOM_FAULTS={text}: {error}");
+        let less = less.iter().map(|part| number(part.trim_start_matches("without=")));
+        let gives_up = less.collect::<Result<Vec<u64>, _>>().and_then(|numbers| {
+            let numbers: Vec<u32> = numbers.into_iter().filter_map(|number| number.try_into().ok()).collect();
+            give_up(&numbers).map_err(|error| error.to_string())
+        });
+        if let Err(error) = armed.and(listens).and(gives_up) {
+            eprintln!("NETLOOM_FAULTS={text:?}: {error}");
             return ExitCode::FAILURE;
         }
     }

@@ -64,25 +64,33 @@ async fn collect(body: &mut Incoming, limit: usize) -> Result<Bytes, Refusal> {
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-/// Whether JSON nests deeper than so much; what is no JSON is left to its reader.
-pub(super) fn is_too_deep(json: &[u8], limit: usize) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+/// Refuses JSON that nests too deep, or has a list or an object of too many, before it is read: read, it would take many
+/// times its room. What is no JSON is left to its reader.
+pub(super) fn measure(json: &[u8], depth: usize, entries: usize) -> Result<(), Refusal> {
+    // Of each list or object that is open, how many commas there were.
+    let mut open: Vec<usize> = Vec::new();
+    let (mut quoted, mut escaped) = (false, false);
     for byte in json {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => {
-                depth += 1;
-                if depth > limit {
-                    return true;
+            _ if quoted => {}
+            b'[' | b'{' if open.len() == depth => return Err(Refusal::TooDeep(depth)),
+            b'[' | b'{' => open.push(0),
+            b']' | b'}' => drop(open.pop()),
+            b',' => {
+                if let Some(commas) = open.last_mut() {
+                    *commas += 1;
+                    if *commas >= entries {
+                        return Err(Refusal::TooLong(entries));
+                    }
                 }
             }
-            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    false
+    Ok(())
 }
 
 async fn discard(body: &mut Incoming) {
@@ -218,11 +226,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depth_is_that_of_objects_and_lists_and_not_of_text() {
+    fn depth_and_length_are_those_of_objects_and_lists_and_not_of_text() {
+        let fits = |json: &str, depth, entries| measure(json.as_bytes(), depth, entries).is_ok();
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(!is_too_deep(nested(64).as_bytes(), 64) && is_too_deep(nested(65).as_bytes(), 64));
-        assert!(!is_too_deep(format!("[{},{}]", nested(63), nested(63)).as_bytes(), 64));
-        assert!(!is_too_deep(br#"{"a": "[[[\"[[[", "b": "\\\"{{{"}"#, 1));
-        assert!(is_too_deep(br#"{"a": "\\", "b": {}}"#, 1));
+        assert!(fits(&nested(64), 64, 9) && !fits(&nested(65), 64, 9));
+        assert!(fits(&format!("[{},{}]", nested(63), nested(63)), 64, 9));
+        assert!(fits(r#"{"a": "[[[\"[[[", "b": "\\\"{{{"}"#, 1, 9));
+        assert!(!fits(r#"{"a": "\\", "b": {}}"#, 1, 9));
+        assert!(fits("[1,2,3]", 9, 3) && !fits("[1,2,3,4]", 9, 3));
+        assert!(fits(r#"[[1,2,3],[1,2,3],["a,b,c,d"]]"#, 9, 3));
+        assert!(!fits(r#"{"a":1,"b":2,"c":3,"d":4}"#, 9, 3));
+        // Closed more often than opened, and what is no JSON at all.
+        assert!(fits("]]]],,,,", 9, 3) && fits("", 9, 3));
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Refusal {
     },
     /// The body nests deeper than so much.
     TooDeep(usize),
+    /// The body has a list or an object of more than so many.
+    TooLong(usize),
     /// The request was meant for another host: DNS rebinding, or a name that is not configured.
     Host,
     /// A web page sent it.
@@ -58,6 +60,7 @@ impl Refusal {
             Refusal::Access
             | Refusal::TooMany { .. }
             | Refusal::TooDeep(_)
+            | Refusal::TooLong(_)
             | Refusal::Host
             | Refusal::Origin
             | Refusal::Internal => {}
@@ -84,6 +87,10 @@ impl Refusal {
                 let detail =
                     format!("{limit} {what} of this caller go on already; try again when one has ended");
                 Error::new(ErrorReason::TooManyRequests, detail).with("limit", limit)
+            }
+            Refusal::TooLong(limit) => {
+                let detail = format!("the body has a list or an object of more than {limit}");
+                Error::new(ErrorReason::TooLarge, detail).with("limit", limit)
             }
             Refusal::TooDeep(limit) => {
                 let detail = format!("the body nests deeper than {limit} objects and lists");

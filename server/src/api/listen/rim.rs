@@ -37,6 +37,9 @@ use crate::controller::{Denied, WAIT_DEFAULT};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(String);
 
+/// Lists of an object are shorter.
+const LISTS: usize = 2_048;
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl RequestId {
@@ -222,8 +225,10 @@ impl Rim {
             let discard = parts.version < Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
             let end = Instant::now() + self.limits.body_timeout;
             let whole = body::whole(body, limit, end, discard).await?;
-            if !grpc && body::is_too_deep(&whole, self.limits.depth) {
-                return Err(Refusal::TooDeep(self.limits.depth));
+            if !grpc {
+                // What is a little too long is told by its reader, which knows the field.
+                let entries = 2 * self.limits.objects.max(LISTS);
+                body::measure(&whole, self.limits.depth, entries)?;
             }
             Body::from(whole)
         };

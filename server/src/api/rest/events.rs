@@ -12,7 +12,7 @@ use netloom_api::EventPage;
 use utoipa::openapi::path::HttpMethod;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::objects::PAGE_SIZE;
+use super::objects::{OF_NAME, PAGE_SIZE};
 use super::operation::{Op, named};
 use super::query::{Param, Said, Shape, Words};
 use crate::api::auth;
@@ -88,7 +88,7 @@ const AFTER: Param =
     Param { name: "after", about: "Only events after this position.", shape: Shape::Number(0, i64::MAX) };
 const KINDS: &[&str] = &["Namespace", "Network", "Attachment", "PortForward", "Reservation", "Route", "Link"];
 const KIND: Param = Param { name: "kind", about: "Only of these kinds.", shape: Shape::ManyOf(KINDS) };
-const NAME: Param = Param { name: "name", about: "Only of objects with this name.", shape: Shape::Text };
+const NAME: Param = Param { name: "name", about: "Only of objects with this name.", shape: OF_NAME };
 const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired", "audit"];
 const TYPE: Param = Param { name: "type", about: "Only of these types.", shape: Shape::ManyOf(TYPES) };
 const ACTOR: Param = Param {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header::{ETAG, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use netloom_api::{Action, Draft, Etag, ListPage, Object};
+use netloom_api::{Action, Draft, Etag, ListPage, Name, Object, Owner};
 use utoipa::ToSchema as _;
 use utoipa::openapi::{
     ObjectBuilder,
@@ -168,16 +168,20 @@ struct Listing<N> {
     noun: PhantomData<N>,
 }
 
+/// A name.
+pub(super) const OF_NAME: Shape = Shape::Formed(Name::PATTERN, 63);
+const OF_OWNER: Shape = Shape::Formed(Owner::PATTERN, 63);
+
 pub(super) const PAGE_SIZE: Param =
     Param { name: "page_size", about: "At most so many; 100 if unset.", shape: Shape::Number(1, 1000) };
 pub(super) const PAGE_TOKEN: Param =
     Param { name: "page_token", about: "`next_page_token` of the page before.", shape: Shape::Text };
 pub(super) const OWNER: Param =
-    Param { name: "owner", about: "Only objects of this owner.", shape: Shape::Text };
+    Param { name: "owner", about: "Only objects of this owner.", shape: OF_OWNER };
 pub(super) const NETWORK: Param =
-    Param { name: "network", about: "Only what belongs to this Network.", shape: Shape::Text };
+    Param { name: "network", about: "Only what belongs to this Network.", shape: OF_NAME };
 const NAMESPACE: Param =
-    Param { name: "namespace", about: "Only what belongs to this Namespace.", shape: Shape::Text };
+    Param { name: "namespace", about: "Only what belongs to this Namespace.", shape: OF_NAME };
 const LABEL: Param =
     Param { name: "label", about: "Only objects with this label, as `key=value`.", shape: Shape::Many };
 
@@ -223,7 +227,10 @@ impl Words for Writing {
                 name: "wait",
                 about: "How long the reply may wait until the object is Ready or has failed, such as `5s`, `500ms` \
                     or `0`; 5 s if unset, at most 60 s. That the time is over is no error.",
-                shape: Shape::Text,
+                shape: Shape::Formed(
+                    "^(0|0*([0-9]|[1-5][0-9]|60)s|0*[01]m|0*([0-9]{1,4}|[1-5][0-9]{4}|60000)ms)$",
+                    32,
+                ),
             },
             Param {
                 name: "dry_run",
@@ -238,7 +245,7 @@ impl Words for Writing {
             Param {
                 name: "Idempotency-Key",
                 about: "Makes a retry safe: the same caller, key and request answer with the object of the first call.",
-                shape: Shape::Header,
+                shape: Shape::HeaderFormed("^[!-~]+$", 128),
             },
         ]
     }
@@ -261,8 +268,14 @@ struct Patching {
     allow_missing: bool,
 }
 
-const IF_MATCH: Param =
-    Param { name: "If-Match", about: "Refuse when the object's ETag is another.", shape: Shape::Header };
+const IF_MATCH: Param = Param {
+    name: "If-Match",
+    about: "Refuse when the object's ETag is another.",
+    shape: Shape::HeaderFormed(
+        "^\"?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\\.[0-9]{1,18}\"?$",
+        80,
+    ),
+};
 
 impl Words for Patching {
     fn params() -> Vec<Param> {

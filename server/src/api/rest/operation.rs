@@ -23,7 +23,7 @@ pub(super) struct Op {
 }
 
 /// What every call may be refused with.
-const ALWAYS: [u16; 5] = [400, 401, 403, 500, 503];
+const ALWAYS: [u16; 6] = [400, 401, 403, 429, 500, 503];
 
 impl Op {
     /// An operation with a name that is part of the API.

@@ -41,8 +41,12 @@ pub(super) enum Shape {
     Many,
     /// One of these words, and it may come again.
     ManyOf(&'static [&'static str]),
+    /// One word that looks like this, of at most so many characters.
+    Formed(&'static str, usize),
     /// A header.
     Header,
+    /// A header that looks like this, of at most so many characters.
+    HeaderFormed(&'static str, usize),
 }
 
 /// What a kind of request says beside its body.
@@ -92,7 +96,7 @@ impl<'r> Said<'r> {
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
         let Query(pairs) = pairs.map_err(|error| Error::new(ErrorReason::Malformed, error.body_text()))?;
         for (index, (name, _)) in pairs.iter().enumerate() {
-            let param = known.iter().find(|param| param.name == name && param.shape != Shape::Header);
+            let param = known.iter().find(|param| param.name == name && !param.is_header());
             let again = pairs[..index].iter().any(|(other, _)| other == name);
             match param.map(|param| param.shape) {
                 None => return Err(malformed(name, unknown(name, known))),
@@ -158,7 +162,7 @@ impl<'r> Said<'r> {
 }
 
 fn unknown(name: &str, known: &[Param]) -> String {
-    let names = known.iter().filter(|param| param.shape != Shape::Header).map(|param| param.name);
+    let names = known.iter().filter(|param| !param.is_header()).map(|param| param.name);
     match names.collect::<Vec<_>>().as_slice() {
         [] => format!("there is no query parameter {name:?} here, nor any other"),
         names => format!("there is no query parameter {name:?} here, only {}", names.join(", ")),
@@ -166,9 +170,13 @@ fn unknown(name: &str, known: &[Param]) -> String {
 }
 
 impl Param {
+    fn is_header(&self) -> bool {
+        matches!(self.shape, Shape::Header | Shape::HeaderFormed(..))
+    }
+
     /// As the document says it.
     pub(super) fn document(&self) -> Parameter {
-        let place = if self.shape == Shape::Header { ParameterIn::Header } else { ParameterIn::Query };
+        let place = if self.is_header() { ParameterIn::Header } else { ParameterIn::Query };
         let parameter = ParameterBuilder::new().name(self.name).parameter_in(place).required(Required::False);
         parameter.description(Some(self.about)).schema(Some(self.shape.schema())).build()
     }
@@ -179,6 +187,9 @@ impl Shape {
         let text = || ObjectBuilder::new().schema_type(Type::String);
         match self {
             Shape::Text | Shape::Header => text().into(),
+            Shape::Formed(pattern, most) | Shape::HeaderFormed(pattern, most) => {
+                text().pattern(Some(pattern)).max_length(Some(most)).into()
+            }
             Shape::Flag => bool::schema(),
             Shape::Number(least, most) => {
                 let number = ObjectBuilder::new().schema_type(Type::Integer);

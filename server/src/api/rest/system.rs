@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 type Answer = std::result::Result<Response, Refused>;
 
 const OPENAPI: &str = "/v1/openapi.json";
+const METRICS_TYPE: &str = "application/openmetrics-text";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The paths.
@@ -38,7 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .about("It is once it has compared the whole host with what is wanted; until then 503.")
         .answers_text("text/plain", "It is.", None);
     let metrics = Op::new("get_metrics", tag, "Metrics in the OpenMetrics format").answers_text(
-        "text/plain",
+        METRICS_TYPE,
         "The metrics.",
         None,
     );

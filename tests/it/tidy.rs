@@ -227,7 +227,7 @@ fn a_file_fits_in_a_head() {
 fn every_test_that_the_promises_name_is_there() {
     let folders = ["tests/it", "server/src"].map(|folder| sources(&root().join(folder)));
     let code = folders.concat().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
-    for page in ["docs/promises.md", "docs/security.md"] {
+    for page in ["docs/promises.md", "docs/security.md", "docs/failures.md"] {
         let text = std::fs::read_to_string(root().join(page)).unwrap();
         let named: Vec<&str> = text
             .split('`')

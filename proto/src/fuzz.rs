@@ -42,6 +42,8 @@ fn words_are_read_or_refused() {
     word::<IfName>(&["eth0", "veth-red", "eth0.7"]);
     word::<SysctlKey>(&["net.ipv4.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"]);
     word::<Kind>(&["Namespace", "PortForward"]);
+    word::<Direction>(&["ingress", "egress"]);
+    word::<PolicyProtocol>(&["tcp", "icmpv6"]);
 }
 
 #[test]

@@ -455,6 +455,17 @@ impl<'a> Walk<'a> {
             );
             return true;
         }
+        // What no policy lets in has not come so far.
+        if self.has(&Element::routed(output)) && self.has(&Element::selected(hop.destination)) {
+            self.pass(
+                CheckId::Unpublished,
+                format!(
+                    "{name} is routed, and a policy lets in what comes by {input} to {}.",
+                    hop.destination
+                ),
+            );
+            return true;
+        }
         self.fail(
             CheckId::Unpublished,
             format!("What comes in by {input} to {} of {name} is dropped: nothing is published there. The LAN reaches members by published ports only.", hop.destination),

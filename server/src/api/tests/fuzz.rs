@@ -23,6 +23,8 @@ const REQUESTS: &[&str] = &[
     "POST /v1/reservations?wait=0\n{\"name\": \"vip\", \"spec\": {\"network\": \"v-net-0\", \"address\": \"192.168.15.77\"}}",
     "POST /v1/routes?wait=0\n{\"name\": \"lan\", \"spec\": {\"namespace\": \"red\", \"destination\": \"192.168.1.0/24\", \"via\": \"192.168.15.5\"}}",
     "POST /v1/links?wait=0\n{\"name\": \"cable\", \"spec\": {\"ends\": [{\"namespace\": \"red\", \"interface\": \"veth-red\"}, {\"namespace\": \"host\", \"interface\": \"to-red\"}]}}",
+    "POST /v1/policies?wait=0\n{\"name\": \"db\", \"spec\": {\"selector\": {\"labels\": {\"role\": \"db\"}, \"network\": \"v-net-0\"}, \"directions\": [\"ingress\"], \"ingress\": [{\"peers\": [{\"labels\": {}}, {\"cidr\": \"10.0.0.0/8\", \"except\": [\"10.1.0.0/16\"]}], \"ports\": [{\"protocol\": \"tcp\", \"port\": 80, \"end_port\": 90}, {\"protocol\": \"icmp\", \"type\": 8}]}]}}",
+    "GET /v1/policies?network=v-net-0\n",
     "PATCH /v1/networks/v-net-0?wait=0&allow_missing=true\n{\"spec\": {\"mtu\": 1400, \"isolation\": {\"members\": true}, \"egress\": {\"routed\": {}}}}",
     "PATCH /v1/namespaces/red?wait=0\n{\"owner\": null, \"annotations\": {\"x\": \"y\"}, \"spec\": {\"sysctls\": {\"net.ipv4.ip_forward\": \"1\"}}}",
     "DELETE /v1/attachments/red0?wait=0&force=true&allow_missing=true\n",

@@ -22,8 +22,16 @@ const COLUMNS: &[&str] = &[
     "spec",
     "alloc",
 ];
-const TABLES: &[&str] =
-    &["namespaces", "networks", "attachments", "port_forwards", "reservations", "routes", "links"];
+const TABLES: &[&str] = &[
+    "namespaces",
+    "networks",
+    "attachments",
+    "port_forwards",
+    "reservations",
+    "routes",
+    "links",
+    "policies",
+];
 
 #[test]
 fn whatever_stands_in_a_row_is_read_or_refused() {
@@ -42,6 +50,7 @@ fn whatever_stands_in_a_row_is_read_or_refused() {
             forward("a", None, 80, Some(90)),
             route("way", "red", 3, 7),
             link("cable", "red", "blue", 1),
+            policy("p", "net", 1),
         ];
         head.write(rest, vec![]).await.unwrap();
         store.close().await;

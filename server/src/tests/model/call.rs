@@ -14,6 +14,7 @@ pub(super) const FORWARDS: u8 = 3;
 pub(super) const RESERVATIONS: u8 = 2;
 pub(super) const ROUTES: u8 = 3;
 pub(super) const LINKS: u8 = 3;
+pub(super) const POLICIES: u8 = 3;
 /// As a place, the host itself.
 pub(super) const HOST: u8 = NAMESPACES;
 
@@ -114,6 +115,7 @@ pub(super) enum Spec {
         members: bool,
         networks: bool,
         mtu: Option<u16>,
+        guard: bool,
     },
     Attachment {
         namespace: u8,
@@ -149,6 +151,14 @@ pub(super) enum Spec {
         v6: bool,
         mtu: Option<u16>,
     },
+    /// Whom it selects, by label and network, and who may come in: members of a network, and those with a label.
+    Policy {
+        select: Option<u8>,
+        on: Option<u8>,
+        from: u8,
+        labelled: u8,
+        out: bool,
+    },
 }
 
 /// Where a route leads.
@@ -171,6 +181,7 @@ impl Spec {
             Spec::Reservation { .. } => Kind::Reservation,
             Spec::Route { .. } => Kind::Route,
             Spec::Link { .. } => Kind::Link,
+            Spec::Policy { .. } => Kind::Policy,
         }
     }
 }
@@ -221,11 +232,11 @@ pub(super) fn cable_net(subnet: u8) -> u8 {
 fn spec(spec: &Spec, number: u8) -> Value {
     match spec {
         Spec::Namespace => json!({}),
-        Spec::Network { v6, egress, members, networks, mtu } => {
+        Spec::Network { v6, egress, members, networks, mtu, guard } => {
             let mut subnets = vec![json!({"cidr": format!("10.{number}.0.0/29")})];
             subnets.extend(v6.then(|| json!({"cidr": format!("fd00:{number}::/64")})));
             let egress = ["none", "nat", "routed"][usize::from(egress % 3)];
-            let mut all = json!({"subnets": subnets, "egress": {}, "mtu": mtu,
+            let mut all = json!({"subnets": subnets, "egress": {}, "mtu": mtu, "spoof_guard": guard,
                 "isolation": {"members": members, "networks": networks}});
             all["egress"][egress] = json!({});
             all
@@ -268,6 +279,14 @@ fn spec(spec: &Spec, number: u8) -> Value {
                     "addresses": addresses})
             };
             json!({"ends": [end(0), end(1)], "mtu": mtu})
+        }
+        Spec::Policy { select, on, from, labelled, out } => {
+            let network = |number: u8| name((Kind::Network, number));
+            let peers =
+                json!([{"network": network(*from).as_str()}, {"labels": {"v": labelled.to_string()}}]);
+            json!({
+                "selector": {"labels": {"v": select.map(|label| label.to_string())}, "network": on.map(network)},
+                "directions": out.then(|| json!(["ingress", "egress"])), "ingress": [{"peers": peers}]})
         }
     }
 }
@@ -404,7 +423,7 @@ fn call() -> BoxedStrategy<Call> {
     prop_oneof![5 => create, 4 => patch, 3 => delete, 3 => apply].boxed()
 }
 
-const ALL: [Kind; 11] = [
+const ALL: [Kind; 13] = [
     Kind::Namespace,
     Kind::Network,
     Kind::Attachment,
@@ -416,6 +435,8 @@ const ALL: [Kind; 11] = [
     Kind::Route,
     Kind::Link,
     Kind::Link,
+    Kind::Policy,
+    Kind::Policy,
 ];
 
 fn draft_of(kinds: &'static [Kind]) -> BoxedStrategy<Draft> {
@@ -433,9 +454,11 @@ fn spec_of(kind: Kind) -> BoxedStrategy<(u8, Spec)> {
         Kind::Network => {
             // Whether it has IPv6 cannot change, so that is mostly as the number says.
             let v6 = prop::bool::weighted(0.1);
-            (0..NETWORKS, v6, 0_u8..3, any(), any(), mtu(1400, 1350))
-                .prop_map(|(number, other, egress, members, networks, mtu)| {
-                    (number, Spec::Network { v6: (number == 1) != other, egress, members, networks, mtu })
+            let guard = prop::bool::weighted(0.8);
+            (0..NETWORKS, v6, 0_u8..3, any(), any(), mtu(1400, 1350), guard)
+                .prop_map(|(number, other, egress, members, networks, mtu, guard)| {
+                    let v6 = (number == 1) != other;
+                    (number, Spec::Network { v6, egress, members, networks, mtu, guard })
                 })
                 .boxed()
         }
@@ -474,7 +497,14 @@ fn spec_of(kind: Kind) -> BoxedStrategy<(u8, Spec)> {
                 })
                 .boxed()
         }
-        Kind::Policy => unreachable!("no sequence asks for one yet"),
+        Kind::Policy => {
+            let selector = (prop::option::weighted(0.8, 0_u8..3), prop::option::weighted(0.4, 0..NETWORKS));
+            (0..POLICIES, selector, 0..NETWORKS, 0_u8..3, any())
+                .prop_map(|(number, (select, on), from, labelled, out)| {
+                    (number, Spec::Policy { select, on, from, labelled, out })
+                })
+                .boxed()
+        }
         Kind::Link => {
             let moved = prop::bool::weighted(0.1);
             (0..LINKS, 0..=HOST, moved, 0_u8..3, any(), mtu(1400, 1300))

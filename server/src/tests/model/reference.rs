@@ -92,7 +92,7 @@ impl Reference {
                     return refuse(E::EtagMismatch);
                 }
                 let needed_by = self.dependents(*id);
-                if !force && !needed_by.is_empty() {
+                if !force && !(needed_by.is_empty() && self.namers(*id).is_empty()) {
                     return refuse(E::HasDependents);
                 }
                 self.dying.extend(needed_by);
@@ -114,7 +114,12 @@ impl Reference {
                         .iter()
                         .filter(|(id, object)| object.owner == Some(owner) && !named.contains(id));
                     let goes: BTreeSet<Id> = his.map(|(id, _)| *id).collect();
-                    if goes.iter().any(|id| self.dependents(*id).iter().any(|child| !goes.contains(child))) {
+                    // Whom a policy names can change; the set says whether it still does.
+                    let stays = |child: &Id| {
+                        !goes.contains(child) && !(child.0 == Kind::Policy && named.contains(child))
+                    };
+                    let needed = |id: &Id| self.dependents(*id).union(&self.namers(*id)).any(stays);
+                    if goes.iter().any(needed) {
                         return refuse(E::HasDependents);
                     }
                     self.dying.extend(goes);
@@ -152,9 +157,44 @@ impl Reference {
             (Kind::Network, Spec::Attachment { network, .. } | Spec::Reservation { network, .. }) => {
                 *network == number
             }
+            (Kind::Network, Spec::Policy { on, .. }) => *on == Some(number),
             _ => false,
         };
         self.objects.iter().filter(|(_, object)| needs(&object.spec)).map(|(id, _)| *id).collect()
+    }
+
+    /// Policies that have a network as a peer, and can be without it.
+    fn namers(&self, (kind, number): Id) -> BTreeSet<Id> {
+        let names = |spec: &Spec| match spec {
+            Spec::Policy { on, from, .. } => kind == Kind::Network && *from == number && *on != Some(number),
+            _ => false,
+        };
+        self.objects.iter().filter(|(_, object)| names(&object.spec)).map(|(id, _)| *id).collect()
+    }
+
+    /// Nobody is selected who can pose as another.
+    fn check_guards(&self) -> Result<(), Refusal> {
+        let living = |kind: Kind| {
+            let all = self.objects.iter().filter(move |(id, _)| id.0 == kind && !self.dying.contains(id));
+            all.map(|(_, object)| object)
+        };
+        for member in living(Kind::Attachment) {
+            let Spec::Attachment { network: at, .. } = member.spec else { unreachable!() };
+            let open = matches!(
+                self.objects.get(&(Kind::Network, at)).map(|one| &one.spec),
+                Some(Spec::Network { guard: false, .. })
+            );
+            let selects = |policy: &Object| match policy.spec {
+                Spec::Policy { select, on, .. } => {
+                    select.is_none_or(|label| label == member.label) && on.is_none_or(|on| on == at)
+                }
+                _ => false,
+            };
+            if open && living(Kind::Policy).any(selects) {
+                return refuse(E::SpoofGuardOff);
+            }
+        }
+        Ok(())
     }
 
     /// What is there keeps what it has before anything new may choose it; wishes go before open choices.
@@ -169,24 +209,31 @@ impl Reference {
                 Spec::Reservation { wish, .. } | Spec::Attachment { wish, .. } => (2, wish.is_none()),
                 Spec::PortForward { .. } => (4, false),
                 Spec::Route { .. } => (5, false),
+                Spec::Policy { .. } => (6, false),
             };
             (rank, !before.contains_key(&draft.id()), chooses)
         });
         for draft in sorted {
             let old = before.get(&draft.id());
-            let held = self.claim(draft, old, drafts)?;
+            let held = self.claim(draft, old, drafts, &before)?;
             let owner = draft.owner.or(old.and_then(|old| old.owner));
             let object = Object { spec: draft.spec.clone(), label: draft.label, owner, held };
             self.objects.insert(draft.id(), object);
         }
-        Ok(())
+        self.check_guards()
     }
 
     fn is_there(&self, id: Id) -> bool {
         self.objects.contains_key(&id) && !self.dying.contains(&id)
     }
 
-    fn claim(&mut self, draft: &Draft, old: Option<&Object>, set: &[Draft]) -> Result<Held, Refusal> {
+    fn claim(
+        &mut self,
+        draft: &Draft,
+        old: Option<&Object>,
+        set: &[Draft],
+        before: &BTreeMap<Id, Object>,
+    ) -> Result<Held, Refusal> {
         if old.is_some_and(|old| is_fixed(&old.spec, &draft.spec)) {
             return refuse(E::ImmutableField);
         }
@@ -216,6 +263,17 @@ impl Reference {
             }
             Spec::Route { .. } => self.claim_route(draft, old),
             Spec::Link { .. } => self.claim_link(draft),
+            Spec::Policy { on, from, .. } => {
+                // A peer that went by force may be named further.
+                let named =
+                    old.is_some_and(|old| matches!(old.spec, Spec::Policy { from: had, .. } if had == *from));
+                let dangles = named && !before.contains_key(&(Kind::Network, *from));
+                let there = |network: u8| self.is_there((Kind::Network, network));
+                if on.is_some_and(|on| !there(on)) || !(dangles || there(*from)) {
+                    return refuse(E::ReferenceNotFound);
+                }
+                Ok(Held::default())
+            }
         }
     }
 
@@ -473,6 +531,7 @@ fn is_fixed(old: &Spec, new: &Spec) -> bool {
             (a, b) != (c, d)
         }
         (Spec::Link { ends: old, .. }, Spec::Link { ends: new, .. }) => old != new,
+        (Spec::Policy { .. }, Spec::Policy { .. }) => false,
         _ => true,
     }
 }

@@ -34,6 +34,7 @@ mod reservation;
 mod route;
 mod schema;
 mod state;
+mod strict;
 mod sysctl;
 mod text;
 mod time;

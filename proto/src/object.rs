@@ -14,6 +14,7 @@ use crate::{
     ids::{Etag, Uid},
     plan::Plan,
     problem::Violations,
+    strict::Strict,
     text::{Annotations, Labels, Name, Owner},
     time::Timestamp,
 };
@@ -349,7 +350,7 @@ impl<N: Noun> Draft<N> {
 
 /// Reads a JSON value into a type; the error has the path of the field.
 pub(crate) fn read_json<T: DeserializeOwned>(value: Value, at: &Path) -> Result<T, Violations> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let inner = error.path().to_string();
         let base = at.to_string();
         let field = match (base.is_empty(), inner.as_str()) {

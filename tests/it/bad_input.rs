@@ -45,6 +45,9 @@ fn cases() -> Vec<Case> {
         ("POST", ns, json!({"name": "host"}), 400, inv, "name"),
         ("POST", ns, json!({"name": "x", "color": "red"}), 400, inv, "color"),
         ("POST", ns, json!({"name": "x", "spec": {"mtu": 1}}), 400, inv, "mtu"),
+        // A list is no object, whatever serde thinks.
+        ("POST", ns, json!({"name": "x", "spec": []}), 400, inv, "spec"),
+        ("POST", net, json!({"name": "x", "spec": {"isolation": [true, true]}}), 400, inv, "spec.isolation"),
         ("POST", ns, json!({"name": "x", "spec": {"source": {}}}), 400, inv, "spec.source"),
         ("POST", ns, json!({"name": "x", "spec": {"source": {"made": {}}}}), 400, inv, "spec.source"),
         ("POST", ns, source(json!({})), 400, inv, "spec.source.adopted"),

@@ -81,6 +81,9 @@ pub(super) fn wait(wanted: Option<Span>) -> Result<Duration> {
     Err(invalid("wait", format!("must be 0 to {} s", WAIT_MAX.as_secs())))
 }
 
+/// Longer ones have zeros in front that mean nothing.
+const SPAN_MAX: usize = 32;
+
 /// A duration as it comes, in the form of `google.protobuf.Duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -96,6 +99,9 @@ impl std::str::FromStr for Span {
     /// `5s`, `500ms`, `1m`, `0`.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         const FORM: &str = "must be a whole number with ms, s or m, such as 5s or 500ms, or 0";
+        if text.len() > SPAN_MAX {
+            return Err(FORM.to_owned());
+        }
         let unit = text.find(|c: char| c != '-' && !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(unit);
         let number: i64 = number.parse().map_err(|_| FORM.to_owned())?;

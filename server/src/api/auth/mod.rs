@@ -75,13 +75,29 @@ impl Rights {
     }
 }
 
-/// The one bearer token of a request; an error if there are credentials that are none.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ()> {
+/// What a request shows of its sender.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown<'r> {
+    /// No credentials.
+    Nothing,
+    /// The one bearer token.
+    Token(&'r str),
+    /// Credentials that are no token, or more than one.
+    Nonsense,
+}
+
+/// What the header says of who sends a request.
+pub fn bearer(headers: &HeaderMap) -> Shown<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (value, None) = (values.next(), values.next()) else { return Err(()) };
-    let Some(value) = value else { return Ok(None) };
-    let (scheme, token) = value.to_str().map_err(|_| ())?.split_once(' ').ok_or(())?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim())) } else { Err(()) }
+    match (values.next(), values.next()) {
+        (None, _) => Shown::Nothing,
+        (Some(_), Some(_)) => Shown::Nonsense,
+        (Some(value), None) => {
+            let words = value.to_str().ok().and_then(|text| text.split_once(' '));
+            let token = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            token.map_or(Shown::Nonsense, |(_, token)| Shown::Token(token.trim()))
+        }
+    }
 }
 
 /// Whether anybody may make this call: only "are you alive", which tells nothing else. The health of gRPC knows
@@ -164,11 +180,11 @@ mod tests {
             }
             map
         };
-        assert_eq!(bearer(&headers(&["Bearer abc"])), Ok(Some("abc")));
-        assert_eq!(bearer(&headers(&["bearer abc "])), Ok(Some("abc")));
-        assert_eq!(bearer(&headers(&[])), Ok(None));
+        assert_eq!(bearer(&headers(&["Bearer abc"])), Shown::Token("abc"));
+        assert_eq!(bearer(&headers(&["bearer abc "])), Shown::Token("abc"));
+        assert_eq!(bearer(&headers(&[])), Shown::Nothing);
         for bad in [&["Basic abc"][..], &["abc"], &["Bearer a", "Bearer a"], &[""]] {
-            assert_eq!(bearer(&headers(bad)), Err(()));
+            assert_eq!(bearer(&headers(bad)), Shown::Nonsense);
         }
     }
 

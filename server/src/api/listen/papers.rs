@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::clients::Clients;
 use super::{ListenError, tcp};
-use crate::api::auth::{Caller, Callers, Certificate, bearer};
+use crate::api::auth::{Caller, Callers, Certificate, Shown, bearer};
 use crate::config::{Config, TlsFiles};
 
 /// The callers of the TCP listeners, and the names of the daemon.
@@ -106,9 +106,9 @@ impl Gate {
     /// Who sends a request. A token says it alone: a wrong one is not made good by a certificate.
     pub(super) fn caller(&self, headers: &HeaderMap, certificate: Option<&Certificate>) -> Option<Caller> {
         match bearer(headers) {
-            Ok(Some(token)) => self.callers().by_token(token),
-            Ok(None) => self.callers().by_certificate(certificate?),
-            Err(()) => None,
+            Shown::Token(token) => self.callers().by_token(token),
+            Shown::Nothing => self.callers().by_certificate(certificate?),
+            Shown::Nonsense => None,
         }
     }
 

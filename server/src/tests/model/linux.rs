@@ -245,7 +245,11 @@ impl Running {
     fn look(&self) -> (HostNet, Vec<String>) {
         let world = self.world();
         let mut around = self.around.read().unwrap().clone();
-        around.facts = self.twin.kernel.facts().unwrap();
+        let known = std::mem::replace(&mut around.facts, self.twin.kernel.facts().unwrap());
+        // The daemon remembers what it guards; of the kernel, an element that was stolen says that nobody does.
+        for (name, uplink) in &mut around.facts.uplinks {
+            uplink.guarded |= known.uplinks.get(name).is_some_and(|uplink| uplink.guarded);
+        }
         let wanted = want(&world, &everything(&world), &around);
         let have = self.twin.kernel.observe().unwrap();
         let plan = plan(&have, &wanted);

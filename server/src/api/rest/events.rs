@@ -86,7 +86,8 @@ fn spoken(told: Result<Told>, request_id: &str) -> sse::Event {
 
 const AFTER: Param =
     Param { name: "after", about: "Only events after this position.", shape: Shape::Number(0, i64::MAX) };
-const KINDS: &[&str] = &["Namespace", "Network", "Attachment", "PortForward", "Reservation", "Route", "Link"];
+const KINDS: &[&str] =
+    &["Namespace", "Network", "Attachment", "PortForward", "Reservation", "Route", "Link", "Policy"];
 const KIND: Param = Param { name: "kind", about: "Only of these kinds.", shape: Shape::ManyOf(KINDS) };
 const NAME: Param = Param { name: "name", about: "Only of objects with this name.", shape: OF_NAME };
 const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired", "audit"];

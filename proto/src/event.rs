@@ -65,6 +65,8 @@ pub enum EventType {
     Status,
     /// What others broke was put right.
     DriftRepaired,
+    /// A Policy that says `log` has dropped a packet.
+    PolicyDrop,
     /// A write was refused.
     Audit,
 }
@@ -78,6 +80,7 @@ impl EventType {
             EventType::Deleted => "deleted",
             EventType::Status => "status",
             EventType::DriftRepaired => "drift_repaired",
+            EventType::PolicyDrop => "policy_drop",
             EventType::Audit => "audit",
         }
     }
@@ -92,9 +95,10 @@ impl FromStr for EventType {
             "deleted" => Ok(EventType::Deleted),
             "status" => Ok(EventType::Status),
             "drift_repaired" => Ok(EventType::DriftRepaired),
+            "policy_drop" => Ok(EventType::PolicyDrop),
             "audit" => Ok(EventType::Audit),
             other => Err(format!(
-                "{other:?} is not one of created, updated, deleted, status, drift_repaired, audit"
+                "{other:?} is not one of created, updated, deleted, status, drift_repaired, policy_drop, audit"
             )),
         }
     }

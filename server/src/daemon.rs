@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::{
     api,
     config::{Config, Forwarding},
-    controller::{Controller, Intent},
+    controller::{Controller, Intent, drops},
     kernel::Kernel,
     reconcile::{self, Reconciler, Unlooked, board::Board},
     store::{self, OpenError, Store, StoreOptions},
@@ -80,6 +80,7 @@ impl Daemon {
         intent.reclaim_ports();
         // Before the first look, so that nothing falls in between.
         let losses = kernel.losses();
+        let dropped = kernel.drops();
         let board = Arc::new(Board::default());
         let (waker, changes) = reconcile::queue();
         let pools: Arc<[_]> = config.pools.clone().into();
@@ -98,6 +99,7 @@ impl Daemon {
         let (halt, halted) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(false));
         let (booted_sender, booted) = watch::channel(None);
+        let telling = (controller.drops(), intent.clone(), board.clone());
         let reconciler = Reconciler::new(
             Arc::new(kernel),
             intent,
@@ -118,7 +120,12 @@ impl Daemon {
             }
             booted_sender.send_replace(Some(result));
         };
-        let reconciler = tokio::spawn(reconciler.run(changes, losses, tell, begun(halted)));
+        let (counted, followed, board) = telling;
+        let told = drops::follow(counted, followed, board, dropped, begun(halted.clone()));
+        let run = reconciler.run(changes, losses, tell, begun(halted));
+        let reconciler = tokio::spawn(async move {
+            tokio::join!(run, told);
+        });
         let router = api::router(controller.clone(), config, ready);
         let limits = config.limits;
         let audited = controller.clone();

@@ -128,6 +128,23 @@ impl Collector for FlowTable {
 #[derive(Debug, Default)]
 pub struct ObjectCounts(Family<ObjectLabels, Gauge>);
 
+/// How many packets each Policy has dropped, by direction.
+#[derive(Debug, Default)]
+pub struct PolicyDrops(pub Vec<(netloom_api::Name, netloom_api::Direction, u64)>);
+
+impl Collector for PolicyDrops {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let help = "Packets that no rule of a Policy, or of others beside it, allowed.";
+        let mut metric = encoder.encode_descriptor("policy_drops", help, None, kind)?;
+        for (policy, direction, count) in &self.0 {
+            let labels = [("policy", policy.as_str()), ("direction", direction.as_str())];
+            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 /// From a tenth of a millisecond to a minute, which is as long as a write may wait.
 const SECONDS: [f64; 15] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
@@ -186,9 +203,10 @@ impl Metrics {
     }
 
     /// All that was counted, in the OpenMetrics text format.
-    pub fn text(&self, objects: ObjectCounts) -> Result<String, fmt::Error> {
+    pub fn text(&self, objects: ObjectCounts, drops: PolicyDrops) -> Result<String, fmt::Error> {
         let mut own = Registry::with_prefix("netloom");
         own.register_collector(Box::new(objects));
+        own.register_collector(Box::new(drops));
         let mut all = String::new();
         text::encode_registry(&mut all, &self.registry)?;
         text::encode(&mut all, &own)?;
@@ -251,18 +269,25 @@ mod tests {
         let follower = metrics.follows();
         let objects = ObjectCounts::new();
         objects.add(Kind::Network, ConditionStatus::True);
-        let text = metrics.text(objects).unwrap();
+        let drops = PolicyDrops(vec![("db".parse().unwrap(), netloom_api::Direction::Ingress, 7)]);
+        let text = metrics.text(objects, drops).unwrap();
         for line in [
             r#"netloom_requests_total{door="rest",method="GET",path="/v1/networks",status="200"} 1"#,
             r#"netloom_objects{kind="Network",ready="true"} 1"#,
             r#"netloom_objects{kind="PortForward",ready="false"} 0"#,
             "netloom_commit_seconds_count 1",
             "netloom_followers 1",
+            r#"netloom_policy_drops_total{policy="db",direction="ingress"} 7"#,
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
         assert_eq!(text.matches("# EOF").count(), 1);
         drop(follower);
-        assert!(metrics.text(ObjectCounts::new()).unwrap().contains("netloom_followers 0"));
+        assert!(
+            metrics
+                .text(ObjectCounts::new(), PolicyDrops::default())
+                .unwrap()
+                .contains("netloom_followers 0")
+        );
     }
 }

@@ -22,7 +22,7 @@ pub struct Events {
     /// Only of objects with this name
     #[arg(long)]
     name: Option<Name>,
-    /// Only of this type: created, updated, deleted, status, drift_repaired, audit; may be repeated
+    /// Only of this type: created, updated, deleted, status, drift_repaired, policy_drop, audit; may be repeated
     #[arg(long = "type")]
     types: Vec<EventType>,
     /// Only of what this caller asked for, as token:ci or uid:0

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::controller::{Belongs, Caller, Change, Committed, Controller, Render, Terms, WriteOptions};
 use crate::error::{Error, Result};
-use crate::telemetry::{Metrics, ObjectCounts};
+use crate::telemetry::{Metrics, ObjectCounts, PolicyDrops};
 
 /// A noun that comes through the doors.
 pub(super) trait DoorNoun: Render + Belongs {
@@ -140,10 +140,11 @@ impl Door {
     }
 
     /// What was counted, and what there is now.
-    pub(super) fn metrics_text(&self) -> Result<String> {
+    pub(super) async fn metrics_text(&self) -> Result<String> {
         let counts = ObjectCounts::new();
         self.controller.each_ready(|kind, ready| counts.add(kind, ready));
-        self.metrics.text(counts).map_err(|error| Error::internal(error.to_string()))
+        let drops = PolicyDrops(self.controller.dropped().await);
+        self.metrics.text(counts, drops).map_err(|error| Error::internal(error.to_string()))
     }
 
     async fn commit(

@@ -189,6 +189,16 @@ impl Intent {
         }
     }
 
+    /// Writes events that nobody waits for.
+    pub(super) fn tell(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.submit(Batch { events, ..Batch::default() }) {
+            tracing::warn!(%error, "events were not logged");
+        }
+    }
+
     /// Writes a status event for each object whose condition has changed. Losing one to a full disk is no harm: status is
     /// a cache, and a follower resyncs from a list.
     pub fn tell_status(&self, board: &Board, changed: Vec<(Kind, Name)>) {

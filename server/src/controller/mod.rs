@@ -7,6 +7,7 @@
 mod audit;
 mod claims;
 mod diagnose;
+pub mod drops;
 mod edit;
 mod inside;
 mod intent;
@@ -46,7 +47,7 @@ use crate::{
         board::{Board, Waited},
     },
     store::Store,
-    want::{HostLinks, Surroundings, scope_of, want},
+    want::{HostLinks, Surroundings, close, scope_of, want},
     world::World,
 };
 use edit::{Context, Edit};
@@ -126,6 +127,7 @@ pub struct Controller {
     api: Vec<std::net::IpAddr>,
     turns: Arc<Turns>,
     ledger: Arc<audit::Ledger>,
+    drops: Arc<drops::Drops>,
 }
 
 impl Controller {
@@ -139,8 +141,8 @@ impl Controller {
         pools: Arc<[Pool]>,
         forward_ports: RangeInclusive<u16>,
     ) -> Self {
-        let (api, turns, ledger) = (Vec::new(), Arc::default(), Arc::default());
-        Self { intent, board, around, kernel, waker, pools, forward_ports, api, turns, ledger }
+        let (api, turns, ledger, drops) = (Vec::new(), Arc::default(), Arc::default(), Arc::default());
+        Self { intent, board, around, kernel, waker, pools, forward_ports, api, turns, ledger, drops }
     }
 
     /// Tells on which addresses the API listens: a route that would cut its callers off has to be forced.
@@ -354,13 +356,13 @@ impl Controller {
         let left = || until.saturating_duration_since(tokio::time::Instant::now());
         let mut refused = Vec::new();
         for object in &edit.puts {
-            let (uid, generation) = (object.meta().uid, object.meta().generation);
+            let netloom_api::Meta { uid, generation, revision, .. } = *object.meta();
             let exists = || self.intent.committed().find(&uid).is_some();
             if object.meta().delete_time.is_some() {
                 self.board.gone(uid, left(), exists).await;
                 continue;
             }
-            if let Waited::Failed(entry) = self.board.settled(uid, generation, left(), exists).await
+            if let Waited::Failed(entry) = self.board.settled(uid, revision, left(), exists).await
                 && let Some(failure) = entry.failure
                 && matches!(failure.sort, FailureSort::Conflict | FailureSort::Final)
                 && generation == 1
@@ -467,6 +469,7 @@ impl Controller {
             scope.join(scope_of(&before, object.kind(), &object.meta().name));
             scope.join(scope_of(&edit.world, object.kind(), &object.meta().name));
         }
+        close(&mut scope, &before, &edit.world);
         let around = self.around.read().unwrap_or_else(PoisonError::into_inner).clone();
         let steps =
             crate::plan::plan(&want(&before, &scope, &around), &want(&edit.world, &scope, &around)).steps;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netloom_api::{IfName, Kind, Mac, Name, SysctlKey, Uid};
-use rules::Rules;
+use rules::{PolicySet, Rules};
 
 pub use loss::{Forwarding, Loss, Shape};
 pub use route::{HostView, Route, RoutePlace, Way};
@@ -243,6 +243,12 @@ pub struct Scope {
     pub links: BTreeSet<Name>,
     /// These Policies.
     pub policies: BTreeSet<Name>,
+    /// By which Policies these Attachments are selected, and nothing else of them.
+    pub policed: BTreeSet<Name>,
+    /// The chains of these sets of Policies.
+    pub chains: BTreeSet<PolicySet>,
+    /// It counts on these chains being there, or leaves them.
+    pub leads_to: BTreeSet<PolicySet>,
     /// What belongs to the host as a whole: forwarding, and what keeps strangers from being forwarded.
     pub host: bool,
     /// What all these depend on: it is as it is, and nothing is done about it.
@@ -261,6 +267,9 @@ impl Scope {
             routes,
             links,
             policies,
+            policed,
+            chains,
+            leads_to: _,
             host,
             leans_on: _,
         } = self;
@@ -272,6 +281,8 @@ impl Scope {
             && routes.is_empty()
             && links.is_empty()
             && policies.is_empty()
+            && policed.is_empty()
+            && chains.is_empty()
             && !host
     }
 
@@ -286,6 +297,9 @@ impl Scope {
             routes,
             links,
             policies,
+            policed,
+            chains,
+            leads_to,
             host,
             leans_on,
         } = other;
@@ -297,6 +311,9 @@ impl Scope {
         self.routes.extend(routes);
         self.links.extend(links);
         self.policies.extend(policies);
+        self.policed.extend(policed);
+        self.chains.extend(chains);
+        self.leads_to.extend(leads_to);
         self.host |= host;
         self.leans_on.extend(leans_on);
     }
@@ -312,6 +329,9 @@ impl Scope {
             routes,
             links,
             policies,
+            policed,
+            chains,
+            leads_to,
             host,
             leans_on,
         } = self;
@@ -326,6 +346,12 @@ impl Scope {
             || !routes.is_disjoint(&other.routes)
             || !links.is_disjoint(&other.links)
             || !policies.is_disjoint(&other.policies)
+            || !policed.is_disjoint(&other.policed)
+            || !policed.is_disjoint(&other.attachments)
+            || !attachments.is_disjoint(&other.policed)
+            || !chains.is_disjoint(&other.chains)
+            || !chains.is_disjoint(&other.leads_to)
+            || !leads_to.is_disjoint(&other.chains)
             || (*host && other.host)
             || leans_on.iter().any(|(kind, name)| other.has(*kind, name))
             || other.leans_on.iter().any(|(kind, name)| self.has(*kind, name))

@@ -224,9 +224,15 @@ impl fmt::Display for HostNet {
             writeln!(f, "nft {element}")?;
         }
         for (name, chain) in &rules.chains {
-            for rule in chain.to_string().lines() {
-                writeln!(f, "nft inet netloom {name} {rule}")?;
+            // The kernel's rules are known by their marks alone.
+            write!(f, "nft inet netloom {name}")?;
+            for mark in chain.marks() {
+                match mark {
+                    Some(mark) => write!(f, " {:016x}", u64::from_be_bytes(*mark))?,
+                    None => f.write_str(" (not ours)")?,
+                }
             }
+            writeln!(f)?;
         }
         Ok(())
     }

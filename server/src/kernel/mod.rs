@@ -20,6 +20,7 @@ pub mod lan;
 pub mod meddle;
 pub mod monitor;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod private;
 pub mod probe;

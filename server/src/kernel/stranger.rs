@@ -14,7 +14,8 @@ use netlink_packet_route::{
 };
 
 pub use super::nft::stranger::{
-    Drops, add as add_firewall, delete_table, flush as flush_firewall, remove as remove_firewall,
+    Drops, add as add_firewall, delete_table, flush as flush_firewall, meddle_with_policies,
+    remove as remove_firewall,
 };
 use super::socket::{RequestError, RouteSocket, request};
 

@@ -533,4 +533,6 @@ fn addresses_on<'m>(
 }
 
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;

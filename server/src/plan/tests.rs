@@ -13,7 +13,7 @@ use super::plan;
 use crate::{
     controller::{Change, edit_for_tests},
     hostnet::{Features, HostNet, Mark, Sysctl, rules::Skeleton},
-    want::{HostFacts, Surroundings, everything, scope_of, want},
+    want::{HostFacts, Surroundings, close, everything, scope_of, want},
     world::{Adoption, AnyStored, World},
 };
 
@@ -370,6 +370,7 @@ proptest! {
             seen.put(full.get_any(kind, name).unwrap());
             let mut scope = scope_of(&old, kind, name);
             scope.join(scope_of(&seen, kind, name));
+            close(&mut scope, &old, &seen);
             let steps = plan(&want(&old, &scope, &surroundings()), &want(&seen, &scope, &surroundings())).steps;
             steps.iter().for_each(|step| have.apply(step));
         }

@@ -48,8 +48,10 @@ impl Applied {
                 scope.join(one);
             }
         }
+        crate::want::close(&mut scope, &self.world, world);
         let need = crate::want::needs_forwarding;
-        let shapes = |(kind, _): &(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward);
+        let shapes =
+            |(kind, _): &(Kind, Name)| matches!(kind, Kind::Network | Kind::PortForward | Kind::Policy);
         if seen.iter().any(shapes) && need(&self.world) != need(world) {
             scope.host = true;
         }

@@ -22,6 +22,8 @@ pub struct Entry {
     pub facts: Facts,
     /// What the kernel said when it refused.
     pub failure: Option<Failure>,
+    /// The revision of the object that this is about. Labels count here, and not in the generation.
+    pub revision: i64,
 }
 
 /// All statuses.
@@ -39,7 +41,7 @@ struct Inner {
 /// How a wait ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Waited {
-    /// The kernel is as this generation, or a later one, wants it.
+    /// The kernel is as this revision, or a later one, wants it.
     Ready,
     /// It is not, and why.
     Failed(Entry),
@@ -92,12 +94,12 @@ impl Board {
         (ready, inner.entries.len() - ready)
     }
 
-    /// Waits until an object of at least this generation is Ready or has failed. `exists` tells whether it is still in
+    /// Waits until an object of at least this revision is Ready or has failed. `exists` tells whether it is still in
     /// the World; it is asked after each change.
     pub async fn settled(
         &self,
         uid: Uid,
-        generation: i64,
+        revision: i64,
         within: Duration,
         exists: impl Fn() -> bool,
     ) -> Waited {
@@ -109,7 +111,7 @@ impl Board {
                 return Waited::Gone;
             }
             match self.get(&uid) {
-                Some(entry) if entry.ready.observed_generation >= generation => match entry.ready.status {
+                Some(entry) if entry.revision >= revision => match entry.ready.status {
                     ConditionStatus::True => return Waited::Ready,
                     ConditionStatus::False => return Waited::Failed(entry),
                     ConditionStatus::Unknown => {}
@@ -178,11 +180,16 @@ fn wake(inner: &mut Inner, uid: &Uid) {
 impl Entry {
     /// Nothing has been done yet.
     pub fn pending() -> Self {
-        Self::new(ConditionStatus::Unknown, ConditionReason::Pending, 0, String::new())
+        Self::new(ConditionStatus::Unknown, ConditionReason::Pending, (0, 0), String::new())
     }
 
-    /// A condition of now, without facts.
-    pub fn new(status: ConditionStatus, reason: ConditionReason, generation: i64, message: String) -> Self {
+    /// A condition of now, without facts; of an object's generation and revision.
+    pub fn new(
+        status: ConditionStatus,
+        reason: ConditionReason,
+        (generation, revision): (i64, i64),
+        message: String,
+    ) -> Self {
         let ready = Condition {
             type_: "Ready".into(),
             status,
@@ -191,7 +198,7 @@ impl Entry {
             observed_generation: generation,
             last_transition_time: Timestamp::now(),
         };
-        Self { ready, facts: Facts::default(), failure: None }
+        Self { ready, facts: Facts::default(), failure: None, revision }
     }
 }
 
@@ -217,7 +224,10 @@ mod tests {
         let patient = board.settled(uid, 1, Duration::from_secs(60), || true);
         let hasty = async {
             let waited = board.settled(uid, 1, Duration::from_millis(5), || true).await;
-            board.set(uid, Entry::new(ConditionStatus::True, ConditionReason::Programmed, 1, String::new()));
+            board.set(
+                uid,
+                Entry::new(ConditionStatus::True, ConditionReason::Programmed, (1, 1), String::new()),
+            );
             waited
         };
         assert_eq!(tokio::join!(patient, hasty), (Waited::Ready, Waited::TimedOut));

@@ -99,7 +99,12 @@ impl<H: Host> Reconciler<H> {
             tracing::warn!(%kind, %name, message);
             let meta = object.meta();
             let status = ConditionStatus::False;
-            let entry = Entry::new(status, ConditionReason::Conflict, meta.generation, message.clone());
+            let entry = Entry::new(
+                status,
+                ConditionReason::Conflict,
+                (meta.generation, meta.revision),
+                message.clone(),
+            );
             let facts = self.board.get(&meta.uid).map(|entry| entry.facts).unwrap_or_default();
             self.board.set(meta.uid, Entry { facts, ..entry });
             self.applied.doubt(*kind, name.clone());

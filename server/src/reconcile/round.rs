@@ -406,9 +406,9 @@ impl Finished {
     }
 
     fn entry(&self, object: &AnyStored, intent: &Intent) -> Entry {
-        let generation = object.meta().generation;
+        let version = (object.meta().generation, object.meta().revision);
         let deleting = object.meta().delete_time.is_some();
-        let entry = |status, reason, message: String| Entry::new(status, reason, generation, message);
+        let entry = |status, reason, message: String| Entry::new(status, reason, version, message);
         if let Some(why) = &self.unknown {
             return entry(
                 ConditionStatus::Unknown,
@@ -526,6 +526,9 @@ pub(super) fn names(scope: &Scope) -> BTreeSet<(Kind, Name)> {
         routes,
         links,
         policies,
+        policed: _,
+        chains: _,
+        leads_to: _,
         host: _,
         leans_on: _,
     } = scope;

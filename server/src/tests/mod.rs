@@ -1,4 +1,5 @@
 //! Tests of several rooms together.
 
+mod grid;
 mod model;
 mod races;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_api::{Attachment, AttachmentSpec, IfName, Mac, Namespace, Network, RateLimit, TABLE_MAIN};
 
-use super::{living, namespace, network};
+use super::{living, namespace, network, policy};
 use crate::{
     hostnet::{
         Address, DEVICE_PREFIX, HostNet, Link, LinkKind, Mark, QUEUE_PREFIX, Route, Stack, Sysctl, Tbf, Way,
@@ -15,15 +15,36 @@ use crate::{
 };
 
 pub(super) fn want(world: &World, attachment: &Stored<Attachment>, net: &mut HostNet) {
-    // Both exist: the controller and the database see to it. While one of them is being deleted, so is this.
-    let Some(network) = network::of(world, &attachment.spec.network) else { return };
-    let Some(namespace) = living::<Namespace>(world, &attachment.spec.namespace) else { return };
+    let Some((network, namespace)) = bases(world, attachment) else { return };
     cable(attachment, network, net);
     bandwidth(attachment, network, net);
     sysctls(attachment, network, net);
     namespace::settings_of_interface(namespace, &attachment.alloc.interface, net);
     routes(attachment, network, net);
     elements(attachment, network, net);
+    policy::peer(world, attachment, network, net);
+    policy::lead(world, attachment, network, net);
+}
+
+/// What it is on and in. Both exist: the controller and the database see to it. While one of them is being deleted, so is
+/// this.
+fn bases<'w>(
+    world: &'w World,
+    attachment: &Stored<Attachment>,
+) -> Option<(&'w Stored<Network>, &'w Stored<Namespace>)> {
+    Some((
+        network::of(world, &attachment.spec.network)?,
+        living::<Namespace>(world, &attachment.spec.namespace)?,
+    ))
+}
+
+/// Its network, if it wants anything at all.
+pub(super) fn network_of<'w>(
+    world: &'w World,
+    attachment: &Stored<Attachment>,
+) -> Option<&'w Stored<Network>> {
+    let living = attachment.meta.delete_time.is_none();
+    bases(world, attachment).filter(|_| living).map(|(network, _)| network)
 }
 
 /// The MTU in effect.
@@ -142,7 +163,6 @@ fn elements(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mu
     let port = attachment.alloc.host_device.as_str();
     let bridge = network.alloc.device.as_str();
     let mac = attachment.alloc.mac.bytes();
-    let isolated = network.spec.isolates_members();
     let elements = &mut net.rules.elements;
     elements.insert(Element::spoofed(port));
     elements.insert(Element::brmac(port, network.alloc.mac.bytes()));
@@ -150,37 +170,28 @@ fn elements(attachment: &Stored<Attachment>, network: &Stored<Network>, net: &mu
     if !network.spec.spoof_guard() {
         elements.insert(Element::noguard(port));
     }
-    if isolated {
+    if network.spec.isolates_members() {
         elements.insert(Element::iso(port));
     }
-    let six = |address: Ipv6Addr, elements: &mut std::collections::BTreeSet<Element>| {
-        elements.insert(Element::guard6(port, mac, address));
-        if isolated {
-            elements.insert(Element::route6(address));
-        }
-    };
     for address in &attachment.alloc.addresses {
         match address.0.addr() {
             IpAddr::V4(address) => {
                 elements.insert(Element::guard4(port, mac, address));
                 elements.insert(Element::hairpin4(bridge, address));
-                if isolated {
-                    elements.insert(Element::route4(address));
-                }
             }
             IpAddr::V6(address) => {
-                six(address, elements);
+                elements.insert(Element::guard6(port, mac, address));
                 elements.insert(Element::hairpin6(bridge, address));
             }
         }
     }
     if network::has_ipv6(network) {
-        six(link_local(attachment.alloc.mac), elements);
+        elements.insert(Element::guard6(port, mac, link_local(attachment.alloc.mac)));
     }
 }
 
 /// The address that the kernel derives from the MAC by itself (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
+pub(super) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.bytes();
     let pair = |high, low| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))

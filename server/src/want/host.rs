@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netloom_api::{Egress, IfName, Mac, Network, PortForward};
+use netloom_api::{Egress, IfName, Mac, Network, Policy, PortForward};
 
 use super::{Surroundings, network};
 use crate::{
@@ -69,7 +69,8 @@ pub struct Uplink {
 
 /// Whether any object needs packets to be forwarded, by family: (IPv4, IPv6).
 pub fn needs_forwarding(world: &World) -> (bool, bool) {
-    let published = world.count::<PortForward>() > 0;
+    // What policies select is routed by the host, also between members of one network.
+    let published = world.count::<PortForward>() > 0 || world.count::<Policy>() > 0;
     let open = |network: &crate::world::Stored<Network>| {
         published || !network.spec.isolates_networks() || !matches!(network.spec.egress(), Egress::None(_))
     };

@@ -10,10 +10,13 @@ mod link;
 mod namespace;
 mod network;
 pub mod oracle;
+mod policy;
 mod port_forward;
 mod route;
 mod scope;
 pub mod shapes;
+
+use netloom_api::Attachment;
 
 use crate::{
     hostnet::{Features, HostNet, Scope, rules::Skeleton},
@@ -26,7 +29,7 @@ pub(crate) use link::stack_of;
 pub(crate) use network::on_prefix;
 pub(crate) use port_forward::targets;
 pub(crate) use route::{NoWay, no_gateway_text, way};
-pub use scope::{everything, scope_of};
+pub use scope::{close, everything, scope_of};
 
 /// What the want of the host depends on beside the World.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,17 @@ pub fn want(world: &World, scope: &Scope, around: &Surroundings) -> HostNet {
     }
     for link in scope.links.iter().filter_map(|name| living(world, name)) {
         link::want(world, link, around, &mut net);
+    }
+    for policy in scope.policies.iter().filter_map(|name| living(world, name)) {
+        policy::want(world, policy, &mut net);
+    }
+    for attachment in scope.policed.iter().filter_map(|name| living::<Attachment>(world, name)) {
+        if let Some(network) = attachment::network_of(world, attachment) {
+            policy::lead(world, attachment, network, &mut net);
+        }
+    }
+    for set in &scope.chains {
+        policy::chain(world, set, &mut net);
     }
     if scope.host {
         host::want(world, around, &mut net);

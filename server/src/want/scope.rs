@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use netloom_api::{Attachment, Kind, Link, Name, Namespace, Network, Policy, PortForward, Route};
 
+use super::policy::{is_used, sets_of};
 use crate::{
-    hostnet::Scope,
+    hostnet::{Scope, rules::PolicySet},
     world::{OnLink, Stored, World, WorldNoun},
 };
 
@@ -24,9 +25,26 @@ pub fn everything(world: &World) -> Scope {
         routes: names::<Route>(world),
         links: names::<Link>(world),
         policies: names::<Policy>(world),
+        policed: BTreeSet::new(),
+        chains: world.all::<Attachment>().flat_map(|one| sets_of(world, one)).collect(),
+        leads_to: BTreeSet::new(),
         host: true,
         leans_on: BTreeSet::new(),
     }
+}
+
+/// What follows for chains of policies from a change of these between two Worlds: they come with the first attachment that
+/// leads to them, and go with the last.
+pub fn close(scope: &mut Scope, before: &World, after: &World) {
+    for name in scope.attachments.iter().chain(&scope.policed) {
+        for world in [before, after] {
+            let attachment = world.get::<Attachment>(name);
+            scope.leads_to.extend(attachment.into_iter().flat_map(|one| sets_of(world, one)));
+        }
+    }
+    let turns = |set: &&PolicySet| is_used(before, set) != is_used(after, set);
+    let turning = scope.leads_to.difference(&scope.chains).filter(turns).cloned().collect::<Vec<_>>();
+    scope.chains.extend(turning);
 }
 
 /// What a change of this object touches in the kernel, closed over what depends on it. To be asked of the World before
@@ -55,12 +73,28 @@ pub fn scope_of(world: &World, kind: Kind, name: &Name) -> Scope {
         }
         Kind::Route => add_route(world, name, &mut scope),
         Kind::Link => add_link(world, name, &mut scope),
-        Kind::Policy => drop(scope.policies.insert(name.clone())),
+        Kind::Policy => add_policy(world, name, &mut scope),
         // It keeps an address back; the kernel has no part in it.
         Kind::Reservation => {}
     }
-    scope.leans_on = bases(world, &scope);
+    scope.leans_on.extend(bases(world, &scope));
     scope
+}
+
+/// With whom it selects, and on what its peers are.
+fn add_policy(world: &World, name: &Name, scope: &mut Scope) {
+    scope.policies.insert(name.clone());
+    let Some(policy) = world.get::<Policy>(name) else { return };
+    for attachment in world.selected(policy) {
+        scope.policed.insert(attachment.meta.name.clone());
+        let uid = policy.meta.uid;
+        scope.chains.extend(sets_of(world, attachment).filter(|set| set.policies.contains(&uid)));
+    }
+    let rules = policy.spec.ingress.iter().chain(&policy.spec.egress);
+    let peers = rules.flat_map(|rule| world.peers(rule).attachments);
+    let mut names: BTreeSet<Name> = peers.map(|peer| peer.meta.name.clone()).collect();
+    names.extend(scope.policed.iter().cloned());
+    scope.leans_on.extend(names.into_iter().map(|name| (Kind::Attachment, name)));
 }
 
 /// What these objects' want depends on, beside themselves. While that is still in the making, what the kernel was made to
@@ -76,6 +110,8 @@ fn bases(world: &World, scope: &Scope) -> BTreeSet<(Kind, Name)> {
     for attachment in scope.attachments.iter().filter_map(|name| world.get::<Attachment>(name)) {
         bases.insert((Kind::Namespace, attachment.spec.namespace.clone()));
         bases.insert((Kind::Network, attachment.spec.network.clone()));
+        let policies = world.policies_of(attachment).into_iter().chain(world.policies_with_peer(attachment));
+        bases.extend(policies.map(|policy| (Kind::Policy, policy.meta.name.clone())));
     }
     for link in scope.links.iter().filter_map(|name| world.get::<Link>(name)) {
         bases.extend(link.spec.ends.iter().map(|end| (Kind::Namespace, end.namespace.clone())));

@@ -68,19 +68,25 @@ pub struct Peers {
 impl World {
     /// The Attachments that a selector means, in the order of their names.
     pub fn meant(&self, selector: &PolicySelector) -> Vec<&Arc<Stored<Attachment>>> {
-        let living = |name: &Name| {
-            self.get::<Attachment>(name).filter(|attachment| attachment.meta.delete_time.is_none())
-        };
+        self.each_meant(selector).collect()
+    }
+
+    /// The same one by one, for who need not see all.
+    pub fn each_meant<'a: 's, 's>(
+        &'a self,
+        selector: &'s PolicySelector,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Stored<Attachment>>> + 's> {
+        let living = |attachment: &&Arc<Stored<Attachment>>| attachment.meta.delete_time.is_none();
         if selector.is_everything() {
-            return self.all::<Attachment>().filter(|one| one.meta.delete_time.is_none()).collect();
+            return Box::new(self.all::<Attachment>().filter(living));
         }
-        let mut found = Vec::new();
         let mut from = Bound::Included(smallest_name());
-        while let Some(name) = self.next_meant(selector, &from) {
-            found.extend(living(&name));
-            from = Bound::Excluded(name);
-        }
-        found
+        let names = std::iter::from_fn(move || {
+            let name = self.next_meant(selector, &from)?;
+            from = Bound::Excluded(name.clone());
+            Some(name)
+        });
+        Box::new(names.filter_map(|name| self.get::<Attachment>(&name)).filter(living))
     }
 
     /// The first name from a place on that is in the indices of all that the selector asks for: each in turn says where it

@@ -66,6 +66,8 @@ sweeps! {
     an_error_while_a_reservation_comes_or_goes_is_told_or_overcome "reservation"
     an_error_while_a_namespace_is_adopted_or_released_is_told_or_overcome "adopted"
     an_error_while_rates_and_settings_change_is_told_or_overcome "shaped"
+    an_error_while_a_policy_comes_changes_or_goes_is_told_or_overcome "policy"
+    an_error_while_attachments_come_go_and_are_relabelled_under_a_policy_is_told_or_overcome "policed"
     an_error_in_a_large_apply_is_told_or_overcome "apply"
 }
 

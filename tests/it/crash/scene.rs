@@ -81,9 +81,17 @@ fn masked(line: &str) -> String {
     let words = line.split(' ').map(|word| {
         let is_mac = word.split(':').filter(|part| part.len() == 2).count() >= 6;
         let is_link_local = word.contains("fe80::");
-        if is_mac || is_link_local { "…" } else { word }
+        if is_mac || is_link_local || is_of_policy(word) { "…" } else { word }
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// The name of a chain, the tag of a rule or its mark.
+fn is_of_policy(word: &str) -> bool {
+    let word = word.trim_matches('"');
+    let is_tag = word.len() == 15 && word.chars().all(|c| c.is_ascii_digit() || ('a'..='v').contains(&c));
+    let is_mark = word.len() == 16 && word.chars().all(|c| c.is_ascii_hexdigit());
+    word.starts_with("c_") || is_tag || is_mark
 }
 
 /// The devices of attachments by the names of those.

@@ -33,6 +33,8 @@ pub fn all() -> Vec<Story> {
         reservation(),
         adopted(),
         shaped(),
+        policy(),
+        policed(),
         apply(),
     ]
 }
@@ -142,6 +144,36 @@ fn shaped() -> Story {
         ("PATCH", "/v1/attachments/red0", json!({"spec": {"bandwidth": null}})),
     ];
     Story { name: "shaped", before: objects(), calls }
+}
+
+/// It allows red, and what comes from a prefix, to reach blue.
+fn allow() -> Value {
+    json!({"kind": "Policy", "name": "allow", "labels": {}, "spec": {"selector": {"network": "v-net-0"},
+        "directions": ["ingress"], "ingress": [{"peers": [{"labels": {"role": "client"}},
+            {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}], "ports": [{"protocol": "tcp", "port": 80}]}]}})
+}
+
+fn policy() -> Story {
+    let ports = json!([{"ports": [{"protocol": "udp", "port": 1, "end_port": 99}]}]);
+    let changed = json!({"spec": {"directions": ["ingress", "egress"], "ingress": ports, "log": true}});
+    let calls = vec![
+        ("POST", "/v1/policies", allow()),
+        ("PATCH", "/v1/policies/allow", changed),
+        delete("/v1/policies/allow"),
+    ];
+    Story { name: "policy", before: objects(), calls }
+}
+
+/// Who comes and goes under a policy, and who becomes a peer of it.
+fn policed() -> Story {
+    let mut before = without(&["red0"]);
+    before.push(allow());
+    let calls = vec![
+        only("red0"),
+        ("PATCH", "/v1/attachments/red0", json!({"labels": {"role": "client"}})),
+        delete("/v1/attachments/red0"),
+    ];
+    Story { name: "policed", before, calls }
 }
 
 fn apply() -> Story {

@@ -46,6 +46,8 @@ sweeps! {
     a_crash_while_a_reservation_comes_or_goes_leaves_nothing_half_done "reservation"
     a_crash_while_a_namespace_is_adopted_or_released_leaves_nothing_half_done "adopted"
     a_crash_while_rates_and_settings_change_leaves_nothing_half_done "shaped"
+    a_crash_while_a_policy_comes_changes_or_goes_leaves_nothing_half_done "policy"
+    a_crash_while_attachments_come_go_and_are_relabelled_under_a_policy_leaves_nothing_half_done "policed"
     a_crash_in_a_large_apply_leaves_nothing_half_done "apply"
 }
 

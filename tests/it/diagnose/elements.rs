@@ -56,7 +56,8 @@ impl Parts {
         let request: DiagnoseRequest = serde_json::from_value(question.clone()).unwrap();
         let mut seen = self.kernel.look(&stacks_of(&self.world, &request)).unwrap();
         change(&mut seen);
-        let good = Entry::new(ConditionStatus::True, ConditionReason::Programmed, 1, String::new()).ready;
+        let good =
+            Entry::new(ConditionStatus::True, ConditionReason::Programmed, (1, 1), String::new()).ready;
         let ready = |_: &Uid| Some(good.clone());
         let facts = Facts { world: &self.world, seen: &seen, around: &self.around, ready: &ready };
         conclude(diagnose(&facts, &request).checks)

@@ -103,6 +103,42 @@ fn a_firewall_without_an_owner_is_back_within_a_second_line_by_line() {
 }
 
 #[test]
+fn policies_are_back_within_a_second_whatever_of_them_was_taken_away() {
+    on_host(async || {
+        let _lan = lan();
+        let daemon = Daemon::start_with_faults("owners=no").await;
+        let rest = daemon.rest();
+        build(&rest).await;
+        let rule = json!({"peers": [{"network": "v-net-0"}, {"cidr": "10.0.0.0/8"}], "ports": [{"protocol": "tcp", "port": 80}]});
+        let policy = json!({"name": "allow", "spec": {"directions": ["ingress", "egress"], "ingress": [rule], "log": true}});
+        rest.post("/v1/policies", &policy).await.ok();
+        let kernel = Kernel::open().unwrap();
+        let before = kernel.observe().unwrap();
+        let chain = |letter: char| {
+            let mut names = before.rules.chains.keys().map(ToString::to_string);
+            names.find(|name| name.chars().nth(2) == Some(letter)).unwrap()
+        };
+        let breaks = [
+            ("peers and the rules of a chain", "peer4", chain('i'), false),
+            ("whom it is asked for, and the rules", "in4", chain('e'), false),
+            ("what is counted, and the rules", "denied", chain('i'), false),
+        ];
+        for (what, set, chain, delete) in breaks {
+            let begun = Instant::now();
+            assert!(stranger::meddle_with_policies(set, &chain, delete).unwrap(), "{what}");
+            assert_ne!(kernel.observe().unwrap().rules, before.rules, "{what}");
+            let took = back(&kernel, &before.to_string(), begun).await;
+            assert!(took < WITHIN, "{what}: {took:?}");
+        }
+        let begun = Instant::now();
+        assert!(stranger::meddle_with_policies("in4", &chain('i'), false).unwrap());
+        stranger::meddle_with_policies("in6", &chain('i'), true).unwrap();
+        let took = back(&kernel, &before.to_string(), begun).await;
+        assert!(took < WITHIN, "a chain: {took:?}");
+    });
+}
+
+#[test]
 fn what_is_deleted_while_the_firewall_is_put_back_does_not_come_back() {
     on_host(async || {
         let _lan = lan();

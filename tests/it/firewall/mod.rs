@@ -24,6 +24,7 @@ mod hairpin;
 mod injected;
 mod isolation;
 mod packet;
+mod policy;
 mod spoofing;
 mod strangers;
 mod volley;

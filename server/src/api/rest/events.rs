@@ -90,7 +90,7 @@ const KINDS: &[&str] =
     &["Namespace", "Network", "Attachment", "PortForward", "Reservation", "Route", "Link", "Policy"];
 const KIND: Param = Param { name: "kind", about: "Only of these kinds.", shape: Shape::ManyOf(KINDS) };
 const NAME: Param = Param { name: "name", about: "Only of objects with this name.", shape: OF_NAME };
-const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired", "audit"];
+const TYPES: &[&str] = &["created", "updated", "deleted", "status", "drift_repaired", "policy_drop", "audit"];
 const TYPE: Param = Param { name: "type", about: "Only of these types.", shape: Shape::ManyOf(TYPES) };
 const ACTOR: Param = Param {
     name: "actor",

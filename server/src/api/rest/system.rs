@@ -80,7 +80,7 @@ async fn ready(State(door): State<Door>) -> Answer {
 }
 
 async fn metrics(State(door): State<Door>) -> Answer {
-    Ok((StatusCode::OK, [(CONTENT_TYPE, METRICS)], door.metrics_text()?).into_response())
+    Ok((StatusCode::OK, [(CONTENT_TYPE, METRICS)], door.metrics_text().await?).into_response())
 }
 
 async fn version(State(door): State<Door>, Asked(Nothing): Asked<Nothing>) -> Answer {

@@ -6,6 +6,7 @@
 //! of a flow fare alike.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
 };
@@ -42,13 +43,25 @@ pub enum Flowing {
     Out,
 }
 
+/// Policies that together select somebody, in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicySet {
+    /// In which.
+    pub flowing: Flowing,
+    /// Which.
+    pub policies: BTreeSet<Uid>,
+}
+
 /// The name of a chain: of a set of policies, and a direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChainName(String);
 
 /// By which the peers of one rule are found among all others'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RuleTag(String);
+pub struct RuleTag {
+    flowing: Flowing,
+    text: String,
+}
 
 /// One chain. Two are equal if the kernel would not know them apart.
 #[derive(Clone, Debug)]
@@ -158,12 +171,24 @@ impl RuleTag {
         let digit = |value: usize| ALPHABET.get(value).map(|digit| char::from(*digit));
         let (high, low) = (digit(index / ALPHABET.len())?, digit(index % ALPHABET.len())?);
         let digits = digits(&Sha256::digest(policy.to_string()));
-        Some(Self(format!("{digits}{}{high}{low}", flowing.letter())))
+        Some(Self { flowing, text: format!("{digits}{}{high}{low}", flowing.letter()) })
+    }
+
+    /// Of which direction the rule is.
+    pub fn flowing(&self) -> Flowing {
+        self.flowing
     }
 
     /// As the kernel has it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+}
+
+impl PolicySet {
+    /// The name of its chain.
+    pub fn chain(&self) -> ChainName {
+        ChainName::of(self.flowing, self.policies.iter().copied())
     }
 }
 
@@ -258,8 +283,8 @@ impl Permit {
         let peer = flowing.peer();
         let peers = match &self.peers {
             Peers::Any => String::new(),
-            Peers::Tagged4(tag) => format!("\"{}\" . {peer} ip saddr @peer4 ", tag.0),
-            Peers::Tagged6(tag) => format!("\"{}\" . {peer} ip6 saddr @peer6 ", tag.0),
+            Peers::Tagged4(tag) => format!("\"{}\" . {peer} ip saddr @peer4 ", tag.text),
+            Peers::Tagged6(tag) => format!("\"{}\" . {peer} ip6 saddr @peer6 ", tag.text),
             Peers::Nets4(nets) => format!("{peer} ip saddr {{ {} }} ", intervals(nets)),
             Peers::Nets6(nets) => format!("{peer} ip6 saddr {{ {} }} ", intervals(nets)),
         };

@@ -67,7 +67,7 @@ pub enum Part {
 }
 
 impl Part {
-    fn of(address: IpAddr) -> Self {
+    pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Part::Ipv4(address),
             IpAddr::V6(address) => Part::Ipv6(address),

@@ -6,15 +6,17 @@
 
 mod chain;
 mod element;
+mod judge;
 mod set;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use chain::{
     Body, CHAIN_PREFIX, Chain, ChainName, Flowing, LOG_GROUP, LOGGED_BYTES, LOGGED_PER_SECOND, Line, Numbers,
-    Peers, Permit, RuleMark, RuleTag, Service, TAGGED_RULES,
+    Peers, Permit, PolicySet, RuleMark, RuleTag, Service, TAGGED_RULES,
 };
 pub use element::{Data, Element, Member, Part, Transport};
+pub use judge::{Flow, Judge};
 pub use set::{DataType, Family, Field, SetId, Shape};
 
 /// The constant part of the firewall: tables, chains, rules and empty sets.

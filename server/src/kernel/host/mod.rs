@@ -2,6 +2,7 @@
 
 mod apply;
 mod cables;
+mod drops;
 mod dump;
 mod facts;
 mod flows;
@@ -43,6 +44,7 @@ use netloom_api::{
 use super::{
     adopt::{self, AdoptError, FindError},
     netns::{self, Namespaces, NetnsError},
+    nflog::Logged,
     nft::NftError,
     probe,
     socket::RouteSocket,
@@ -230,6 +232,15 @@ impl Kernel {
             }
         }
         losses
+    }
+
+    /// What policies drop from now on and tell of. Where the kernel does not let us listen, drops are counted alone.
+    pub fn drops(&self) -> tokio::sync::mpsc::Receiver<Vec<Logged>> {
+        let (tell, told) = tokio::sync::mpsc::channel(LOSSES);
+        if let Err(error) = drops::start(tell) {
+            tracing::warn!(%error, "drops by policies cannot be heard of; they are counted all the same");
+        }
+        told
     }
 
     /// How many packets each chain of policies has dropped since it was made, by its name.

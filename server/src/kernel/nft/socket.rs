@@ -181,18 +181,30 @@ impl NetfilterSocket {
         family: u8,
         body: &[u8],
     ) -> Result<Result<Vec<Vec<u8>>, Refusal>, SocketError> {
+        self.request_about(subsystem, message, flags, (family, 0), body)
+    }
+
+    /// The same, about a resource of the subsystem: a family, and a number that means something to it.
+    pub(in crate::kernel) fn request_about(
+        &mut self,
+        subsystem: u16,
+        message: u16,
+        flags: u16,
+        about: (u8, u16),
+        body: &[u8],
+    ) -> Result<Result<Vec<Vec<u8>>, Refusal>, SocketError> {
         match fault::request(Effect::Question) {
             Some(Fault::Refused(errno)) => {
                 return Ok(Err(Refusal { errno: Some(Errno::from_raw(errno)), extack: None }));
             }
             // It is done all the same.
             Some(Fault::Lost) => {
-                self.send_one(subsystem, message, NLM_F_ACK | flags, family, body)?;
+                self.send_one(subsystem, message, NLM_F_ACK | flags, about, body)?;
                 return Err(lost("a request"));
             }
             None => {}
         }
-        let sequence = self.send_one(subsystem, message, NLM_F_ACK | flags, family, body)?;
+        let sequence = self.send_one(subsystem, message, NLM_F_ACK | flags, about, body)?;
         let mut found = Vec::new();
         loop {
             let datagram = self.wait("a request")?;
@@ -230,7 +242,7 @@ impl NetfilterSocket {
             Some(Fault::Lost) => return Err(lost("a dump")),
             None => {}
         }
-        let sequence = self.send_one(subsystem, message, NLM_F_DUMP, family, body)?;
+        let sequence = self.send_one(subsystem, message, NLM_F_DUMP, (family, 0), body)?;
         let (mut found, mut interrupted) = (Vec::new(), false);
         // Read to the end even when it is lost already: the kernel refuses the next dump before.
         loop {
@@ -264,13 +276,13 @@ impl NetfilterSocket {
         subsystem: u16,
         message: u16,
         flags: u16,
-        family: u8,
+        (family, resource): (u8, u16),
         body: &[u8],
     ) -> Result<u32, SocketError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut writer = Writer::default();
         let kind = subsystem << 8 | message;
-        let start = open_message(&mut writer, kind, NLM_F_REQUEST | flags, self.sequence, family, 0);
+        let start = open_message(&mut writer, kind, NLM_F_REQUEST | flags, self.sequence, family, resource);
         writer.raw(body);
         close_message(&mut writer, start);
         self.send(writer.bytes())?;
@@ -287,6 +299,11 @@ impl NetfilterSocket {
                 Err(error) => return Err(system("send")(errno_of(&error))),
             }
         }
+    }
+
+    /// What the kernel has sent unasked: the next datagram, if there is one.
+    pub(in crate::kernel) fn told(&mut self) -> Result<Option<Vec<u8>>, SocketError> {
+        self.receive(libc::MSG_DONTWAIT)
     }
 
     fn wait(&mut self, what: &str) -> Result<Vec<u8>, SocketError> {

@@ -85,6 +85,22 @@ pub fn delete_table(name: &str) -> Result<bool, NftError> {
     Ok(socket.commit(batch)?.is_empty())
 }
 
+/// Empties a set of `inet netloom`, and a chain of it, or removes the chain; whether that was allowed.
+pub fn meddle_with_policies(set: &str, chain: &str, delete: bool) -> Result<bool, NftError> {
+    let mut socket = NetfilterSocket::open()?;
+    let mut batch = socket.batch(NFNL_SUBSYS_NFTABLES);
+    batch.push(NFT_MSG_DELSETELEM, 0, NFPROTO_INET, |body| {
+        body.text(NFTA_SET_ELEM_LIST_TABLE, super::TABLE);
+        body.text(NFTA_SET_ELEM_LIST_SET, set);
+    });
+    batch.push(if delete { NFT_MSG_DELCHAIN } else { NFT_MSG_DELRULE }, 0, NFPROTO_INET, |body| {
+        // The table's and the chain's name have the same numbers in both.
+        body.text(NFTA_RULE_TABLE, super::TABLE);
+        body.text(if delete { NFTA_CHAIN_NAME } else { NFTA_RULE_CHAIN }, chain);
+    });
+    Ok(socket.commit(batch)?.is_empty())
+}
+
 /// Removes the table again.
 pub fn remove(name: &str) -> Result<(), NftError> {
     let mut socket = NetfilterSocket::open()?;

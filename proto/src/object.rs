@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, Ref, RefOr, Schema, schema::ArrayBuilder, schema::SchemaType, schema::Type},
+    openapi::{
+        ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, schema::ArrayBuilder, schema::SchemaType,
+        schema::Type,
+    },
 };
 
 use crate::{
@@ -457,7 +460,11 @@ impl<N: Noun> ToSchema for Draft<N> {
 
 impl<N: Noun> PartialSchema for Draft<N> {
     fn schema() -> RefOr<Schema> {
-        draft_schema::<N>().description(Some(format!("The {} as a caller sends it.", N::KIND))).into()
+        // Unset, in the words of those whose tools write every field.
+        let none = ObjectBuilder::new().schema_type(SchemaType::new(Type::Null));
+        let owner = OneOfBuilder::new().item(Owner::schema()).item(none);
+        let draft = draft_schema::<N>().property("owner", owner);
+        draft.description(Some(format!("The {} as a caller sends it.", N::KIND))).into()
     }
 }
 

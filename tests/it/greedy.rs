@@ -49,6 +49,11 @@ fn bodies_without_measure_are_refused_and_cost_little() {
                 assert!(length > 16 << 20, "{length} bytes were not answered");
             }
         }
+        // Half a million objects of two bytes each, in one message.
+        let message = [&[0, 0, 0x0f, 0xff, 0xf0][..], &[0x0a, 0].repeat(0x7_fff8)].concat();
+        let path = "/netloom.v1.ControlService/Apply";
+        let reply = rest.send("POST", path, "application/grpc", Bytes::from(message)).await.unwrap();
+        assert_eq!(reply.headers["grpc-status"], "8", "{reply:?}");
         let grown = peak(&daemon) - before;
         assert!(grown < 32 << 20, "{} MiB", grown >> 20);
     });

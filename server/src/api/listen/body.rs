@@ -93,6 +93,39 @@ pub(super) fn measure(json: &[u8], depth: usize, entries: usize) -> Result<(), R
     Ok(())
 }
 
+/// Refuses a gRPC message of more than so many fields, before it is read: an empty object of an apply is two bytes, and
+/// hundreds in memory. What is no message is left to its reader.
+pub(super) fn measure_message(frame: &[u8], entries: usize) -> Result<(), Refusal> {
+    // A flag and the length come first.
+    let mut rest = frame.get(5..).unwrap_or_default();
+    for _ in 0..entries {
+        let Some(key) = varint(&mut rest) else { return Ok(()) };
+        let skipped = match key & 7 {
+            0 => varint(&mut rest).map(|_| 0),
+            1 => Some(8),
+            2 => varint(&mut rest).and_then(|length| usize::try_from(length).ok()),
+            5 => Some(4),
+            _ => None,
+        };
+        let Some(left) = skipped.and_then(|skipped| rest.get(skipped..)) else { return Ok(()) };
+        rest = left;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Refusal::TooLong(entries)) }
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, left) = rest.split_first()?;
+        *rest = left;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 async fn discard(body: &mut Incoming) {
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -224,6 +257,20 @@ impl HttpBody for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_as_long_as_it_has_fields() {
+        let fits = |message: &[u8], entries| measure_message(&[&[0; 5], message].concat(), entries).is_ok();
+        let objects = [0x0a, 0].repeat(3);
+        assert!(fits(&objects, 3) && !fits(&objects, 2));
+        // A varint of two bytes, a text, fixed numbers.
+        let mixed = [&[0x08, 0x96, 0x01][..], &[0x12, 2, b'a', b'b'], &[0x19; 9], &[0x25; 5]].concat();
+        assert!(fits(&mixed, 4) && !fits(&mixed, 3));
+        for broken in [&[][..], &[0x0a], &[0x0a, 9], &[0xff; 30], &[0x0b, 0x0b]] {
+            assert!(fits(broken, 1), "{broken:?}");
+        }
+        netloom_fuzz::withstands(&[[&[0; 5][..], &mixed].concat()], |bytes| drop(measure_message(bytes, 2)));
+    }
 
     #[test]
     fn depth_and_length_are_those_of_objects_and_lists_and_not_of_text() {

@@ -225,9 +225,11 @@ impl Rim {
             let discard = parts.version < Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
             let end = Instant::now() + self.limits.body_timeout;
             let whole = body::whole(body, limit, end, discard).await?;
-            if !grpc {
-                // What is a little too long is told by its reader, which knows the field.
-                let entries = 2 * self.limits.objects.max(LISTS);
+            // What is a little too long is told by its reader, which knows the field.
+            let entries = 2 * self.limits.objects.max(LISTS);
+            if grpc {
+                body::measure_message(&whole, entries)?;
+            } else {
                 body::measure(&whole, self.limits.depth, entries)?;
             }
             Body::from(whole)

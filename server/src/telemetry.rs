@@ -128,18 +128,30 @@ impl Collector for FlowTable {
 #[derive(Debug, Default)]
 pub struct ObjectCounts(Family<ObjectLabels, Gauge>);
 
-/// How many packets each Policy has dropped, by direction.
+/// What the firewall has dropped.
 #[derive(Debug, Default)]
-pub struct PolicyDrops(pub Vec<(netloom_api::Name, netloom_api::Direction, u64)>);
+pub struct Drops {
+    /// Packets, by each Policy and direction.
+    pub policies: Vec<(netloom_api::Name, netloom_api::Direction, u64)>,
+    /// Frames in another's name, by the Attachment that sent them.
+    pub spoofed: Vec<(netloom_api::Name, u64)>,
+}
 
-impl Collector for PolicyDrops {
+impl Collector for Drops {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let kind = prometheus_client::metrics::MetricType::Counter;
+        let kind = || prometheus_client::metrics::MetricType::Counter;
         let help = "Packets that no rule of a Policy, or of others beside it, allowed.";
-        let mut metric = encoder.encode_descriptor("policy_drops", help, None, kind)?;
-        for (policy, direction, count) in &self.0 {
+        let mut metric = encoder.encode_descriptor("policy_drops", help, None, kind())?;
+        for (policy, direction, count) in &self.policies {
             let labels = [("policy", policy.as_str()), ("direction", direction.as_str())];
             ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+        let help =
+            "Frames that the spoof guard dropped, by who sent them; an Attachment without any is not here.";
+        let mut metric = encoder.encode_descriptor("spoofed_frames", help, None, kind())?;
+        for (attachment, count) in &self.spoofed {
+            ConstCounter::new(*count)
+                .encode(metric.encode_family(&[("attachment", attachment.as_str())])?)?;
         }
         Ok(())
     }
@@ -203,7 +215,7 @@ impl Metrics {
     }
 
     /// All that was counted, in the OpenMetrics text format.
-    pub fn text(&self, objects: ObjectCounts, drops: PolicyDrops) -> Result<String, fmt::Error> {
+    pub fn text(&self, objects: ObjectCounts, drops: Drops) -> Result<String, fmt::Error> {
         let mut own = Registry::with_prefix("netloom");
         own.register_collector(Box::new(objects));
         own.register_collector(Box::new(drops));
@@ -269,7 +281,10 @@ mod tests {
         let follower = metrics.follows();
         let objects = ObjectCounts::new();
         objects.add(Kind::Network, ConditionStatus::True);
-        let drops = PolicyDrops(vec![("db".parse().unwrap(), netloom_api::Direction::Ingress, 7)]);
+        let drops = Drops {
+            policies: vec![("db".parse().unwrap(), netloom_api::Direction::Ingress, 7)],
+            spoofed: vec![("red0".parse().unwrap(), 3)],
+        };
         let text = metrics.text(objects, drops).unwrap();
         for line in [
             r#"netloom_requests_total{door="rest",method="GET",path="/v1/networks",status="200"} 1"#,
@@ -278,16 +293,12 @@ mod tests {
             "netloom_commit_seconds_count 1",
             "netloom_followers 1",
             r#"netloom_policy_drops_total{policy="db",direction="ingress"} 7"#,
+            r#"netloom_spoofed_frames_total{attachment="red0"} 3"#,
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
         assert_eq!(text.matches("# EOF").count(), 1);
         drop(follower);
-        assert!(
-            metrics
-                .text(ObjectCounts::new(), PolicyDrops::default())
-                .unwrap()
-                .contains("netloom_followers 0")
-        );
+        assert!(metrics.text(ObjectCounts::new(), Drops::default()).unwrap().contains("netloom_followers 0"));
     }
 }

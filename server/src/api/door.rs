@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::controller::{Belongs, Caller, Change, Committed, Controller, Render, Terms, WriteOptions};
 use crate::error::{Error, Result};
-use crate::telemetry::{Metrics, ObjectCounts, PolicyDrops};
+use crate::telemetry::{Drops, Metrics, ObjectCounts};
 
 /// A noun that comes through the doors.
 pub(super) trait DoorNoun: Render + Belongs {
@@ -143,7 +143,8 @@ impl Door {
     pub(super) async fn metrics_text(&self) -> Result<String> {
         let counts = ObjectCounts::new();
         self.controller.each_ready(|kind, ready| counts.add(kind, ready));
-        let drops = PolicyDrops(self.controller.dropped().await);
+        let policies = self.controller.dropped().await;
+        let drops = Drops { policies, spoofed: self.controller.spoofed().await };
         self.metrics.text(counts, drops).map_err(|error| Error::internal(error.to_string()))
     }
 

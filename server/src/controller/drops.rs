@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Controller, intent::Intent, render};
 use crate::{
     hostnet::rules::{Flowing, PolicySet},
-    kernel::nflog::Logged,
+    kernel::{Kernel, nflog::Logged},
     reconcile::board::Board,
     want,
     world::{AnyStored, World},
@@ -122,15 +122,34 @@ impl Controller {
         if world.count::<netloom_api::Policy>() == 0 {
             return Vec::new();
         }
+        self.drops.count(&world, self.counted(Kernel::denied).await)
+    }
+
+    /// How many frames of each Attachment the spoof guard has dropped; those of which it was none are left out.
+    pub async fn spoofed(&self) -> Vec<(Name, u64)> {
+        let world = self.intent.committed();
+        if world.count::<Attachment>() == 0 {
+            return Vec::new();
+        }
+        let counted = self.counted(Kernel::spoofed).await.into_iter().filter(|(_, count)| *count > 0);
+        let named = counted.filter_map(|(port, count)| match world.device_holder(&port.parse().ok()?)? {
+            (Kind::Attachment, name) => Some((name.clone(), count)),
+            _ => None,
+        });
+        named.collect()
+    }
+
+    /// What the kernel has counted; nothing, if it does not say.
+    async fn counted(&self, ask: fn(&Kernel) -> Result<Vec<(String, u64)>, String>) -> Vec<(String, u64)> {
         let kernel = self.kernel.clone();
-        match tokio::task::spawn_blocking(move || kernel.denied()).await {
-            Ok(Ok(counted)) => self.drops.count(&world, counted),
+        match tokio::task::spawn_blocking(move || ask(&kernel)).await {
+            Ok(Ok(counted)) => counted,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "what policies dropped is not known now");
+                tracing::warn!(%error, "what was dropped is not known now");
                 Vec::new()
             }
             Err(error) => {
-                tracing::error!(%error, "what policies dropped is not known now");
+                tracing::error!(%error, "what was dropped is not known now");
                 Vec::new()
             }
         }

@@ -221,10 +221,25 @@ fn a_member_is_heard_as_itself_and_as_nobody_else() {
             site.bridge_netfilter(mode);
             let rows = own(site);
             site.volley("what is its own", &rows);
+            let before = spoofed_by_b1(site).await;
             let rows = in_anothers_name(site);
             site.volley("what is in another's name", &rows);
+            let counted = spoofed_by_b1(site).await - before;
+            assert_eq!(counted, rows.len() as u64, "each of them is counted, by who sent it");
         }
     });
+}
+
+/// What the metrics count of b1; nothing of anybody else, who has not lied.
+async fn spoofed_by_b1(site: &Site) -> u64 {
+    let text = site.daemon.rest().get("/metrics").await.unwrap().body;
+    let lines = text.as_str().unwrap().lines();
+    let of: Vec<_> = lines.filter_map(|line| line.strip_prefix("netloom_spoofed_frames_total")).collect();
+    let [line] = of[..] else {
+        assert!(of.is_empty(), "{of:?}");
+        return 0;
+    };
+    line.strip_prefix(r#"{attachment="b1"} "#).unwrap().parse().unwrap()
 }
 
 #[test]

@@ -51,7 +51,10 @@ use super::{
 };
 use crate::{
     diagnose::{ProbePlan, seen::Seen},
-    hostnet::{Features, HostNet, HostView, Mark, Outcome, Part, Stack, Step, rules::Rules},
+    hostnet::{
+        Features, HostNet, HostView, Mark, Outcome, Part, Stack, Step,
+        rules::{Rules, SetId},
+    },
     reconcile::Host,
     want::{HostFacts, HostLinks},
     world::{Adoption, Stored, World},
@@ -245,7 +248,12 @@ impl Kernel {
 
     /// How many packets each chain of policies has dropped since it was made, by its name.
     pub fn denied(&self) -> Result<Vec<(String, u64)>, String> {
-        self.0.rules.denied().map_err(|error| error.to_string())
+        self.0.rules.counts(SetId::Denied).map_err(|error| error.to_string())
+    }
+
+    /// How many frames the spoof guard has dropped at each port, by the port's name.
+    pub fn spoofed(&self) -> Result<Vec<(String, u64)>, String> {
+        self.0.rules.counts(SetId::Spoofed).map_err(|error| error.to_string())
     }
 
     /// What one stack has, now.

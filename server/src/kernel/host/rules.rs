@@ -35,7 +35,7 @@ pub(super) struct RulesWriter {
 enum Work {
     Ensure(BTreeMap<ChainName, Chain>, SyncSender<Result<(), NftError>>),
     Commit(Commit),
-    Denied(SyncSender<Result<Vec<(String, u64)>, NftError>>),
+    Counts(SetId, SyncSender<Result<Vec<(String, u64)>, NftError>>),
     Dump(SyncSender<Result<Rules, NftError>>),
     Remove(SyncSender<Result<(), NftError>>),
 }
@@ -72,9 +72,9 @@ impl RulesWriter {
         self.ask(|answer| Work::Commit(Commit { edit, answer }))
     }
 
-    /// How many packets each chain of policies has dropped.
-    pub(super) fn denied(&self) -> Result<Vec<(String, u64)>, NftError> {
-        self.ask(Work::Denied)
+    /// How many packets each element of a set that counts has met.
+    pub(super) fn counts(&self, set: SetId) -> Result<Vec<(String, u64)>, NftError> {
+        self.ask(|answer| Work::Counts(set, answer))
     }
 
     pub(super) fn dump(&self) -> Result<Rules, NftError> {
@@ -135,7 +135,7 @@ fn write(mut nft: Nft, queue: &Receiver<Work>) {
         // Who asked and went away does not hear the answer.
         match work {
             Work::Ensure(chains, answer) => drop(answer.send(nft.ensure_with(&chains).map(|_| ()))),
-            Work::Denied(answer) => drop(answer.send(nft.denied())),
+            Work::Counts(set, answer) => drop(answer.send(nft.counts(set))),
             Work::Dump(answer) => drop(answer.send(nft.dump())),
             Work::Remove(answer) => drop(answer.send(nft.remove_tables())),
             Work::Commit(first) => {

@@ -237,14 +237,14 @@ impl Nft {
         self.change(&changes)
     }
 
-    /// How many packets each chain of policies has dropped since it was made.
-    pub fn denied(&mut self) -> Result<Vec<(String, u64)>, NftError> {
-        let what = "what policies dropped";
+    /// How many packets each element of a set that counts has met since it was made, by the name that is its key.
+    pub fn counts(&mut self, set: SetId) -> Result<Vec<(String, u64)>, NftError> {
+        let what = "what was dropped";
         let mut body = Writer::default();
         body.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-        body.text(NFTA_SET_ELEM_LIST_SET, SetId::Denied.name());
-        let replies =
-            self.until_calm(|nft| nft.list(what, NFT_MSG_GETSETELEM, NFPROTO_INET, body.bytes()))?;
+        body.text(NFTA_SET_ELEM_LIST_SET, set.name());
+        let family = family(set.family());
+        let replies = self.until_calm(|nft| nft.list(what, NFT_MSG_GETSETELEM, family, body.bytes()))?;
         element::read_counts(&replies).map_err(|damage| unknown(what, damage))
     }
 

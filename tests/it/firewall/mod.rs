@@ -25,6 +25,7 @@ mod injected;
 mod isolation;
 mod packet;
 mod policy;
+mod shapes;
 mod spoofing;
 mod strangers;
 mod volley;

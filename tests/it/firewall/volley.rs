@@ -179,7 +179,7 @@ impl fmt::Display for Shot {
 }
 
 /// Whether the frame is ICMP's answer to another one: an echo reply or an error.
-fn is_icmp_answer(frame: &[u8]) -> bool {
+pub(super) fn is_icmp_answer(frame: &[u8]) -> bool {
     let byte = |at: usize| frame.get(at).copied().unwrap_or_default();
     match (byte(12), byte(13)) {
         (0x08, 0x00) => byte(23) == 1 && matches!(byte(34), 0 | 3 | 11 | 12),

@@ -50,7 +50,7 @@ async fn apply(rest: &Rest, objects: &[Value]) {
 }
 
 fn serve(namespace: &str) -> EchoServer {
-    serve_tcp(&inside(namespace), "0.0.0.0:80".parse().unwrap(), namespace).unwrap()
+    serve_tcp(inside(namespace), "0.0.0.0:80".parse().unwrap(), namespace).unwrap()
 }
 
 /// What a server says first: whom it sees, and who it is.
@@ -80,7 +80,7 @@ fn addresses_of_both_families_can_be_bound_when_the_call_returns() {
                 .map(|net| net.as_str().unwrap().split('/').next().unwrap().parse().unwrap())
                 .collect();
             assert!(addresses.len() == 2 && addresses.iter().any(IpAddr::is_ipv6), "{object}");
-            thread::run(&inside(&name), "bind", || {
+            thread::run(inside(&name), "bind", || {
                 for address in addresses {
                     TcpListener::bind((address, 80)).unwrap();
                     UdpSocket::bind((address, 53)).unwrap();
@@ -134,7 +134,7 @@ fn a_member_that_opens_flow_after_flow_is_seen_and_takes_nothing_from_the_others
         apply(&rest, &[published("quiet", 8001)]).await;
         let _server = serve("quiet");
         let before = flows(&rest).await;
-        thread::run(&inside("noisy"), "flood", || {
+        thread::run(inside("noisy"), "flood", || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             for port in 1..=MANY_FLOWS {
                 // What nobody listens for is told so, and that is an error of the socket; it goes on.
@@ -222,7 +222,7 @@ fn an_uplink_that_goes_and_comes_back_carries_again_without_a_restart() {
         apply(&rest, &[network("net", 1), json!({"kind": "Namespace", "name": "red"})]).await;
         apply(&rest, &[attached("red", "red", "net")]).await;
         let to: IpAddr = "192.168.1.3".parse().unwrap();
-        let ping = |within| probe::ping(&inside("red"), to, within).unwrap().reached();
+        let ping = |within| probe::ping(inside("red"), to, within).unwrap().reached();
         let reaches = || ping(Duration::from_millis(200));
         assert!(ping(PATIENCE));
         drop(first);

@@ -25,6 +25,9 @@ const BURST: f64 = 200.0;
 /// So many more every second: in a week less than a tenth of what the log keeps, as a rule.
 const PER_SECOND: f64 = 1.0 / 60.0;
 
+/// By the name of what counts.
+type Counts = Vec<(String, u64)>;
+
 /// What is known of drops.
 pub struct Drops {
     inner: Mutex<Inner>,
@@ -62,7 +65,7 @@ impl Default for Drops {
 
 impl Drops {
     /// Takes in what the chains have counted, and tells how many packets each Policy has dropped.
-    pub fn count(&self, world: &World, counted: Vec<(String, u64)>) -> Vec<(Name, Direction, u64)> {
+    pub fn count(&self, world: &World, counted: Counts) -> Vec<(Name, Direction, u64)> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { chains, seen, totals, .. } = &mut *inner;
         chains.follow(world);
@@ -140,7 +143,7 @@ impl Controller {
     }
 
     /// What the kernel has counted; nothing, if it does not say.
-    async fn counted(&self, ask: fn(&Kernel) -> Result<Vec<(String, u64)>, String>) -> Vec<(String, u64)> {
+    async fn counted(&self, ask: fn(&Kernel) -> Result<Counts, String>) -> Counts {
         let kernel = self.kernel.clone();
         match tokio::task::spawn_blocking(move || ask(&kernel)).await {
             Ok(Ok(counted)) => counted,

@@ -92,7 +92,7 @@ impl Reference {
                     return refuse(E::EtagMismatch);
                 }
                 let needed_by = self.dependents(*id);
-                if !force && !(needed_by.is_empty() && self.namers(*id).is_empty()) {
+                if !force && (!needed_by.is_empty() || !self.namers(*id).is_empty()) {
                     return refuse(E::HasDependents);
                 }
                 self.dying.extend(needed_by);
@@ -116,7 +116,7 @@ impl Reference {
                     let goes: BTreeSet<Id> = his.map(|(id, _)| *id).collect();
                     // Whom a policy names can change; the set says whether it still does.
                     let stays = |child: &Id| {
-                        !goes.contains(child) && !(child.0 == Kind::Policy && named.contains(child))
+                        !goes.contains(child) && (child.0 != Kind::Policy || !named.contains(child))
                     };
                     let needed = |id: &Id| self.dependents(*id).union(&self.namers(*id)).any(stays);
                     if goes.iter().any(needed) {

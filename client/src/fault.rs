@@ -148,8 +148,17 @@ fn hint(error: &ClientError) -> Option<&'static str> {
         ErrorKind::TimedOut => Some("it may have been done all the same; look, or repeat with --request-id"),
         ErrorKind::Reply => Some("is it netloomd that answers, and of this version? See `netloom status`"),
         ErrorKind::Options => None,
-        ErrorKind::Refused => error.reason.and_then(hint_of_reason),
+        ErrorKind::Refused => match error.reason? {
+            ErrorReason::HasDependents if names_a_policy(error) => Some(
+                "--force deletes them too; a policy that names it as a peer alone stays, without that peer",
+            ),
+            reason => hint_of_reason(reason),
+        },
     }
+}
+
+fn names_a_policy(error: &ClientError) -> bool {
+    error.metadata.get("dependents").is_some_and(|dependents| dependents.contains("Policy/"))
 }
 
 fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
@@ -158,9 +167,7 @@ fn hint_of_reason(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::PermissionDenied => {
             "a read-only socket or token cannot write; netloom.sock has all rights"
         }
-        ErrorReason::HasDependents => {
-            "--force deletes them too; a policy that names a network as a peer stays, without it"
-        }
+        ErrorReason::HasDependents => "--force deletes them too",
         ErrorReason::NamespaceInUse => "--force removes its name; it goes when the last process does",
         ErrorReason::PortTaken => "`ss -lntup` shows who listens, `netloom forwards ls` what is published",
         ErrorReason::AddressTaken => "`netloom allocations` shows who has which address",

@@ -230,6 +230,23 @@ fn a_member_is_heard_as_itself_and_as_nobody_else() {
     });
 }
 
+#[test]
+fn a_policy_that_allows_everything_takes_nothing_from_the_guard() {
+    on_site(async |site| {
+        let everything = serde_json::json!({"name": "everything", "spec": {"ingress": [{}], "egress": [{}]}});
+        site.daemon.rest().post("/v1/policies", &everything).await.ok();
+        for mode in modes() {
+            site.bridge_netfilter(mode);
+            let word = site.to("b1", "b2", &udp("10.2.0.11", "10.2.0.12:2"));
+            site.volley("what is allowed", &[Shot::new("b1", "a word of its own", word, only(["b2"]))]);
+            let rows = in_anothers_name(site);
+            site.volley("what is in another's name, under a policy", &rows);
+            let rows = of_no_member(site);
+            site.volley("what no member may say, under a policy", &rows);
+        }
+    });
+}
+
 /// What the metrics count of b1; nothing of anybody else, who has not lied.
 async fn spoofed_by_b1(site: &Site) -> u64 {
     let text = site.daemon.rest().get("/metrics").await.unwrap().body;

@@ -44,7 +44,7 @@ pub struct Rules {
     pub chains: BTreeMap<ChainName, Chain>,
 }
 
-/// A change of the firewall, in the order in which it is to be made, and in one transaction: elements lead to chains.
+/// A change of the firewall, in the order in which it is to be made: new chains, then everything else in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edit {
     /// Chains that come, or do something else.

@@ -226,13 +226,23 @@ impl Nft {
     }
 
     /// The same with chains: what comes is there before elements, what goes is so after.
+    ///
+    /// A packet takes its rules from the generation in which it begins, and elements from the one in which it meets them. A
+    /// chain that came together with the elements that lead to it would be an empty one for packets on the way, and let
+    /// them pass. So a new chain comes in a transaction of its own before.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), NftError> {
         let Edit { put, remove, add, drop } = edit;
+        let counts: BTreeSet<_> = add.iter().filter(|element| element.set() == SetId::Denied).collect();
+        // With a chain comes what it counts by.
+        let (new, put): (Vec<_>, Vec<_>) =
+            put.iter().partition(|(name, _)| counts.contains(&Element::denied(name)));
+        let new: Vec<_> = new.iter().map(|(name, chain)| Change::Put(name, chain)).collect();
+        self.change(&new)?;
         let remove = remove.iter().map(Change::Remove);
         let mut elements: Vec<_> = remove.chain(add.iter().map(Change::Add)).collect();
         // A stable order: in each set what goes makes room for what comes, and a key is never long without a value.
         elements.sort_by_key(|change| change.element().map(Element::set));
-        let put = put.iter().map(|(name, chain)| Change::Put(name, chain));
+        let put = put.into_iter().map(|(name, chain)| Change::Put(name, chain));
         let changes: Vec<_> = put.chain(elements).chain(drop.iter().map(Change::Drop)).collect();
         self.change(&changes)
     }
